@@ -1,0 +1,1 @@
+//! The analysis thread: heads, geometry, rules and latches, and all state that is kept per camera.

@@ -1,0 +1,60 @@
+//! The backbone, wherever it runs. A backend hides where its memory is: upload, preprocess and model are
+//! inside it, and only [`Features`] come out. It is owned by the `infer` thread.
+
+use crate::types::{Batch, Features, Grid};
+
+/// What a backend was built for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendSpec {
+    /// Name for people, with version: "ONNX Runtime 1.23.2 (CPU)".
+    pub name: String,
+    /// Width of the model's input in pixels, a multiple of 14.
+    pub input_width: u32,
+    /// Height of the model's input in pixels, a multiple of 14.
+    pub input_height: u32,
+    /// The patch grid of that input.
+    pub grid: Grid,
+    /// Width of a token.
+    pub dim: usize,
+    /// Frames that one call takes at most.
+    pub max_batch: usize,
+    /// Names of the heads that are part of the graph.
+    pub heads: Vec<String>,
+}
+
+/// Why a backend failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The library is not there or too old.
+    #[error("ONNX Runtime cannot be used: {problem}; `standoff doctor` says what is missing")]
+    Library {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The model could not be opened.
+    #[error("the model cannot be opened: {0}")]
+    Open(String),
+    /// A frame could not be preprocessed.
+    #[error("frame {seq} of camera '{camera}' cannot be preprocessed: {problem}")]
+    Preprocess {
+        /// The frame's camera.
+        camera: String,
+        /// The frame's number.
+        seq: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Inference failed.
+    #[error("inference failed: {0}")]
+    Infer(String),
+}
+
+/// Runs the backbone.
+pub trait Backend: Send {
+    /// What it was built for.
+    fn spec(&self) -> &BackendSpec;
+
+    /// One pass over a batch of 1 to `max_batch` frames of any sizes. Returns one [`Features`] a frame, in
+    /// order, with `times.preprocess` and `times.backbone` filled in.
+    fn infer(&mut self, batch: &Batch) -> Result<Vec<Features>, BackendError>;
+}

@@ -1,0 +1,1 @@
+//! Start and stop order of the daemon's threads and tasks.

@@ -1,0 +1,1 @@
+//! The inference thread: owns the backend and assembles its batches.

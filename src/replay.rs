@@ -1,0 +1,1 @@
+//! The same path over a clip in virtual time: deterministic, nothing dropped.

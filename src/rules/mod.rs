@@ -1,0 +1,1 @@
+//! What a metric scene means: verdicts (rules), states (the latch), and when a rule is armed. Pure.

@@ -1,0 +1,169 @@
+//! Newest-wins cells between threads: the latest frame and the latest health of each camera, and the
+//! latest value of each outside topic. Writers never wait; what is overwritten unread is counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::types::{CameraHealth, CameraId, Frame};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here can panic while it holds a lock; were it to, the newest value is still the newest.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, Default)]
+struct Cell {
+    frame: Option<Frame>,
+    dropped: u64,
+}
+
+/// The newest frame of each camera, until the backend takes it.
+#[derive(Debug, Default)]
+pub struct Slots {
+    cells: Mutex<BTreeMap<CameraId, Cell>>,
+    filled: Condvar,
+}
+
+impl Slots {
+    /// Puts a frame in its camera's cell. A frame that was still there is dropped and counted.
+    pub fn put(&self, frame: Frame) {
+        let mut cells = lock(&self.cells);
+        let cell = cells.entry(frame.camera.clone()).or_default();
+        if cell.frame.replace(frame).is_some() {
+            cell.dropped += 1;
+        }
+        drop(cells);
+        self.filled.notify_one();
+    }
+
+    /// Takes up to `max` frames, at most one a camera, oldest capture first. Waits up to `patience` for
+    /// the first; an empty answer means that none came.
+    pub fn take(&self, max: usize, patience: Duration) -> Vec<Frame> {
+        let cells = lock(&self.cells);
+        let (mut cells, _) = self
+            .filled
+            .wait_timeout_while(cells, patience, |cells| cells.values().all(|cell| cell.frame.is_none()))
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut order: Vec<(Timestamp, CameraId)> = cells
+            .iter()
+            .filter_map(|(id, cell)| cell.frame.as_ref().map(|frame| (frame.captured, id.clone())))
+            .collect();
+        order.sort();
+        order.truncate(max);
+        order.iter().filter_map(|(_, id)| cells.get_mut(id).and_then(|cell| cell.frame.take())).collect()
+    }
+
+    /// How many of the camera's frames were replaced before the backend took them.
+    pub fn dropped(&self, camera: &CameraId) -> u64 {
+        lock(&self.cells).get(camera).map_or(0, |cell| cell.dropped)
+    }
+
+    /// Forgets a camera that was taken away.
+    pub fn remove(&self, camera: &CameraId) {
+        lock(&self.cells).remove(camera);
+    }
+}
+
+/// The newest health of each camera.
+#[derive(Debug, Default)]
+pub struct HealthBoard {
+    cameras: Mutex<BTreeMap<CameraId, CameraHealth>>,
+}
+
+impl HealthBoard {
+    /// Says how a camera is.
+    pub fn set(&self, camera: &CameraId, health: CameraHealth) {
+        lock(&self.cameras).insert(camera.clone(), health);
+    }
+
+    /// How the camera is, once it was said.
+    pub fn get(&self, camera: &CameraId) -> Option<CameraHealth> {
+        lock(&self.cameras).get(camera).cloned()
+    }
+
+    /// Forgets a camera that was taken away.
+    pub fn remove(&self, camera: &CameraId) {
+        lock(&self.cameras).remove(camera);
+    }
+}
+
+/// The newest value of each outside topic that a `when:` condition reads.
+#[derive(Debug, Default)]
+pub struct InputBoard {
+    values: Mutex<BTreeMap<String, String>>,
+}
+
+impl InputBoard {
+    /// Notes what came on a topic.
+    pub fn set(&self, topic: &str, value: &str) {
+        lock(&self.values).insert(topic.to_owned(), value.to_owned());
+    }
+
+    /// Forgets everything, when the source of the values is lost.
+    pub fn clear(&self) {
+        lock(&self.values).clear();
+    }
+
+    /// All values now.
+    pub fn snapshot(&self) -> BTreeMap<String, String> {
+        lock(&self.values).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UtcMillis;
+    use crate::types::{ChromaSiting, ColorMatrix, ColorRange, PixelFormat, Pixels};
+
+    fn frame(camera: &str, seq: u64, captured: u64) -> Frame {
+        Frame {
+            camera: CameraId::new(camera).unwrap(),
+            seq,
+            captured: Timestamp::from_nanos(captured),
+            captured_utc: UtcMillis(0),
+            arrived: Timestamp::from_nanos(captured),
+            width: 0,
+            height: 0,
+            pixels: Pixels::Host { format: PixelFormat::I420, data: bytes::Bytes::new(), planes: vec![] },
+            matrix: ColorMatrix::Bt709,
+            range: ColorRange::Limited,
+            siting: ChromaSiting::MPEG2,
+        }
+    }
+
+    #[test]
+    fn newest_replaces_oldest_and_is_counted() {
+        let slots = Slots::default();
+        slots.put(frame("a", 0, 10));
+        slots.put(frame("a", 1, 20));
+        let taken = slots.take(4, Duration::ZERO);
+        assert_eq!(taken.iter().map(|f| f.seq).collect::<Vec<_>>(), [1]);
+        assert_eq!(slots.dropped(&CameraId::new("a").unwrap()), 1);
+        assert!(slots.take(4, Duration::ZERO).is_empty());
+    }
+
+    #[test]
+    fn oldest_capture_first_and_the_rest_stays() {
+        let slots = Slots::default();
+        slots.put(frame("a", 0, 30));
+        slots.put(frame("b", 0, 10));
+        slots.put(frame("c", 0, 20));
+        let names = |frames: Vec<Frame>| frames.iter().map(|f| f.camera.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(slots.take(2, Duration::ZERO)), ["b", "c"]);
+        assert_eq!(names(slots.take(2, Duration::ZERO)), ["a"]);
+    }
+
+    #[test]
+    fn a_waiting_reader_is_woken() {
+        let slots = std::sync::Arc::new(Slots::default());
+        let reader = std::thread::spawn({
+            let slots = slots.clone();
+            move || slots.take(1, Duration::from_secs(10)).len()
+        });
+        slots.put(frame("a", 0, 1));
+        assert_eq!(reader.join().unwrap(), 1);
+    }
+}

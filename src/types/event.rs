@@ -1,0 +1,303 @@
+//! What is said about a scene: verdicts, states, transitions, and the health of cameras.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::ids::{CameraId, PairId, RuleId};
+use super::scene::{Distance, Reading};
+use crate::clock::{Timestamp, UtcMillis};
+
+/// Why something is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nothing was seen since the start.
+    Starting,
+    /// The rule was armed again and has seen nothing since.
+    Rearmed,
+    /// The camera is being connected.
+    Connecting,
+    /// The connection to the camera broke.
+    ConnectionLost,
+    /// The camera is connected but sends nothing.
+    Stalled,
+    /// The camera's address does not answer or refuses the connection.
+    Unreachable,
+    /// The camera refused user name or password.
+    AuthFailed,
+    /// The camera has no stream of that path.
+    NotFound,
+    /// The camera's certificate is not trusted.
+    TlsFailed,
+    /// The picture has a size or a codec that is not accepted.
+    Unsupported,
+    /// The clip or folder came to its end.
+    EndOfClip,
+    /// The newest picture is older than `stale_after`.
+    Stale,
+    /// The machine cannot keep up with its cameras.
+    Overloaded,
+    /// The backend failed on the frame.
+    BackendFailed,
+    /// A head that the rule needs failed or is not there.
+    HeadFailed,
+    /// The camera has no calibration.
+    NotCalibrated,
+    /// A thing is cut off by the picture's edge and what is outside may be too near.
+    CutByPictureEdge,
+    /// The thing's place on the floor cannot be told.
+    NotLocated,
+    /// The daemon is stopping.
+    Stopping,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Rearmed => "rearmed",
+            Self::Connecting => "connecting",
+            Self::ConnectionLost => "connection_lost",
+            Self::Stalled => "stalled",
+            Self::Unreachable => "unreachable",
+            Self::AuthFailed => "auth_failed",
+            Self::NotFound => "not_found",
+            Self::TlsFailed => "tls_failed",
+            Self::Unsupported => "unsupported",
+            Self::EndOfClip => "end_of_clip",
+            Self::Stale => "stale",
+            Self::Overloaded => "overloaded",
+            Self::BackendFailed => "backend_failed",
+            Self::HeadFailed => "head_failed",
+            Self::NotCalibrated => "not_calibrated",
+            Self::CutByPictureEdge => "cut_by_picture_edge",
+            Self::NotLocated => "not_located",
+            Self::Stopping => "stopping",
+        })
+    }
+}
+
+/// How near, by one set of limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Beyond both limits, or nothing there.
+    Safe,
+    /// Within the warning distance.
+    Near,
+    /// Within the alarm distance.
+    TooNear,
+}
+
+/// What one scene shows. There is no "clear" here: only the latch says that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It shows nothing that counts.
+    NoEvidence(Reason),
+    /// It shows how near.
+    Evidence {
+        /// By the distances at which a state is entered.
+        raise: Level,
+        /// By the larger distances at which it is left: at least `raise`.
+        hold: Level,
+    },
+}
+
+/// What is reported of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not known, and why.
+    Unknown(Reason),
+    /// No configured class is within its limit in the covered zone, by fresh evidence.
+    Clear,
+    /// Within the warning distance.
+    Warning,
+    /// Within the alarm distance.
+    Alarm,
+    /// Switched off by one of its conditions, and which.
+    Disarmed(String),
+}
+
+impl State {
+    /// The state's word in a message.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unknown",
+            Self::Clear => "clear",
+            Self::Warning => "warning",
+            Self::Alarm => "alarm",
+            Self::Disarmed(_) => "disarmed",
+        }
+    }
+
+    /// Why, where the state needs a why.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Unknown(reason) => Some(reason.to_string()),
+            Self::Disarmed(reason) => Some(reason.clone()),
+            Self::Clear | Self::Warning | Self::Alarm => None,
+        }
+    }
+}
+
+/// Whether a state rests on something that was seen just now. A field of its own: a latched alarm whose
+/// camera dies stays an alarm with evidence none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// A picture younger than `stale_after` says so.
+    Fresh,
+    /// None does, and why.
+    None(Reason),
+}
+
+/// How long one frame took at each stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StageTimes {
+    /// From capture until the frame left the decoder.
+    pub ingest: Duration,
+    /// In the slot, until the backend took it.
+    pub queue: Duration,
+    /// Resize, colour, normalise: this frame alone.
+    pub preprocess: Duration,
+    /// The model with its heads, for the whole batch.
+    pub backbone: Duration,
+    /// Host part of the heads.
+    pub heads: Duration,
+    /// Geometry.
+    pub geometry: Duration,
+    /// Rules and latches.
+    pub rules: Duration,
+}
+
+/// The present state of a rule, as it is reported. Replaces the one before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuleStatus {
+    /// The camera it watches.
+    pub camera: CameraId,
+    /// The rule.
+    pub rule: RuleId,
+    /// The pair it judges.
+    pub pair: PairId,
+    /// What is reported.
+    pub state: State,
+    /// Whether it rests on fresh evidence.
+    pub evidence: Evidence,
+    /// The last distance seen, while the evidence is fresh.
+    pub distance: Option<Distance>,
+    /// Warning distance, metres.
+    pub warning_m: Option<f64>,
+    /// Alarm distance, metres.
+    pub alarm_m: f64,
+    /// When the state was entered.
+    pub since: UtcMillis,
+    /// When this was said.
+    pub ts: UtcMillis,
+    /// Capture time of the newest evidence.
+    pub captured: Option<UtcMillis>,
+    /// How long a reader may believe this without hearing again.
+    pub valid_for: Duration,
+}
+
+/// A change of a rule's state. Happens once, is never replaced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transition {
+    /// Unique, so that repeats are harmless.
+    pub event_id: String,
+    /// Counts this run's transitions from 1.
+    pub seq: u64,
+    /// The state before.
+    pub from: State,
+    /// All about the state after.
+    pub status: RuleStatus,
+    /// How long the deciding frame took, when a frame decided.
+    pub times: Option<StageTimes>,
+}
+
+/// The present distance of a pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairStatus {
+    /// The camera.
+    pub camera: CameraId,
+    /// The pair.
+    pub pair: PairId,
+    /// What it measures.
+    pub reading: Reading,
+    /// Capture time of the frame.
+    pub captured: UtcMillis,
+    /// When this was said.
+    pub ts: UtcMillis,
+}
+
+/// What a camera's connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CameraState {
+    /// A pipeline is being built or waits for its first frame.
+    Connecting,
+    /// Frames come.
+    Live,
+    /// Connected, but no frame for too long.
+    Stalled,
+    /// Waiting to try again.
+    Backoff,
+    /// The camera said no; tried again slowly.
+    Refused,
+    /// The clip or folder is at its end; nothing will come.
+    Ended,
+}
+
+/// A camera's health as ingest knows it. Newest wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraHealth {
+    /// What the connection does.
+    pub state: CameraState,
+    /// Why it is not live.
+    pub reason: Option<Reason>,
+    /// One line for people, without secrets.
+    pub detail: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Connections made since the start.
+    pub connects: u64,
+}
+
+/// A camera's health as it is reported.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CameraStatus {
+    /// The camera.
+    pub camera: CameraId,
+    /// What the connection does.
+    pub state: CameraState,
+    /// Why it is not live.
+    pub reason: Option<Reason>,
+    /// One line for people, without secrets.
+    pub detail: String,
+    /// Frames analysed a second, over the last seconds.
+    pub analysed_fps: f64,
+    /// Age of the newest analysed frame, seconds.
+    pub frame_age_s: Option<f64>,
+    /// Frames replaced in the slot before the backend took them.
+    pub dropped: u64,
+    /// Connections made since the start.
+    pub connects: u64,
+    /// When this was said.
+    pub ts: UtcMillis,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_ordered() {
+        assert!(Level::Safe < Level::Near && Level::Near < Level::TooNear);
+    }
+
+    #[test]
+    fn display_and_json_agree_on_reasons() {
+        for reason in [Reason::Starting, Reason::CutByPictureEdge, Reason::TlsFailed, Reason::EndOfClip] {
+            assert_eq!(serde_json::to_string(&reason).unwrap(), format!("\"{reason}\""));
+        }
+    }
+}

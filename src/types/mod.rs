@@ -1,0 +1,19 @@
+//! What travels between the rooms of the program: plain data with public fields, no behaviour that
+//! needs a clock, a file or a thread. Units are SI and stand in the names.
+
+pub mod event;
+pub mod features;
+pub mod frame;
+pub mod ids;
+pub mod scene;
+pub mod secret;
+
+pub use event::{
+    CameraHealth, CameraState, CameraStatus, Evidence, Level, PairStatus, Reason, RuleStatus, StageTimes, State,
+    Transition, Verdict,
+};
+pub use features::{Batch, Dense, Features, Grid, PixelTransform};
+pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, Pixels, PixelFormat, Plane};
+pub use ids::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId};
+pub use scene::{Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene, Thing, Trust};
+pub use secret::Secret;

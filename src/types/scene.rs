@@ -1,0 +1,210 @@
+//! What is in a picture: first in pixels ([`Scene`], made by the heads), then in metres on the floor
+//! ([`MetricScene`], made by the geometry, read by the rules).
+
+use super::event::Reason;
+use super::features::{Grid, PixelTransform};
+use super::ids::{CameraId, ClassName, EdgeId, PairId};
+use crate::clock::{Timestamp, UtcMillis};
+
+/// What the heads saw in one frame. Pixels only.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    /// Whose frame it was.
+    pub camera: CameraId,
+    /// The frame's number.
+    pub seq: u64,
+    /// When the picture was taken.
+    pub captured: Timestamp,
+    /// The same in the time of day.
+    pub captured_utc: UtcMillis,
+    /// From the picture's pixels to the backbone's input, in which masks and depth are counted.
+    pub transform: PixelTransform,
+    /// The patch grid of the input.
+    pub grid: Grid,
+    /// Things with a mask, in no order.
+    pub things: Vec<Thing>,
+    /// Which patches the segmentation takes for floor (probability 0 to 1, one a patch); empty when no head says.
+    pub floor: Vec<f32>,
+    /// Depth of every patch, when a head gives it.
+    pub depth: Option<DepthMap>,
+    /// Whether the picture can be believed at all.
+    pub trust: Trust,
+}
+
+/// Whether a picture counts as evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It does.
+    Trusted,
+    /// It does not, however fresh it is.
+    Untrusted(Reason),
+}
+
+/// One thing in the picture.
+#[derive(Debug, Clone)]
+pub struct Thing {
+    /// What it is.
+    pub class: ClassName,
+    /// Mean probability of the class over the mask, 0 to 1.
+    pub score: f32,
+    /// Its outline.
+    pub mask: Mask,
+    /// Which edges of the picture cut it off.
+    pub cut: Cut,
+    /// Its identity over time, once tracks exist.
+    pub track: Option<u64>,
+}
+
+/// A bitmap over a part of the backbone's input, in square cells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mask {
+    /// Side of a cell in input pixels.
+    pub cell_px: f64,
+    /// Column of the bitmap's first cell, counted in cells from the input's left edge.
+    pub left: usize,
+    /// Row of the bitmap's first cell, counted in cells from the input's top edge.
+    pub top: usize,
+    /// Cells across.
+    pub width: usize,
+    /// Cells down.
+    pub height: usize,
+    /// `width * height` cells, row-major; true where the thing is.
+    pub cells: Vec<bool>,
+}
+
+/// Which edges of the picture a thing touches, so that more of it may lie outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cut {
+    /// The left edge.
+    pub left: bool,
+    /// The top edge.
+    pub top: bool,
+    /// The right edge.
+    pub right: bool,
+    /// The bottom edge.
+    pub bottom: bool,
+}
+
+impl Cut {
+    /// True when any edge cuts the thing.
+    pub fn any(self) -> bool {
+        self.left || self.top || self.right || self.bottom
+    }
+}
+
+/// Depth along the camera's axis, one value a patch, as the head sees it: not yet tied to the
+/// calibrated floor, so its scale may be off by tens of percent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DepthMap {
+    /// Metres, one a patch in row-major order.
+    pub metres: Vec<f32>,
+    /// Standard deviation of the logarithm of the depth, one a patch.
+    pub log_sigma: Vec<f32>,
+}
+
+/// The scene on the floor, in metres.
+#[derive(Debug, Clone)]
+pub struct MetricScene {
+    /// Whose frame it was.
+    pub camera: CameraId,
+    /// The frame's number.
+    pub seq: u64,
+    /// When the picture was taken.
+    pub captured: Timestamp,
+    /// The same in the time of day.
+    pub captured_utc: UtcMillis,
+    /// The things of the scene, in the scene's order, where they stand on the floor.
+    pub things: Vec<MetricThing>,
+    /// One for every configured pair.
+    pub pairs: Vec<PairReading>,
+}
+
+/// One thing on the floor.
+#[derive(Debug, Clone)]
+pub struct MetricThing {
+    /// Index in [`Scene::things`].
+    pub index: usize,
+    /// What it is.
+    pub class: ClassName,
+    /// Outline of its vertical projection on the floor, metres, a closed polygon without the repeated first point.
+    pub outline_ground_m: Vec<[f64; 2]>,
+    /// Standard deviation of the outline's place, metres.
+    pub sigma_m: f64,
+    /// Which edges of the picture cut it off.
+    pub cut: Cut,
+    /// Its identity over time, once tracks exist.
+    pub track: Option<u64>,
+    /// Metres a second on the floor, once tracks exist.
+    pub velocity_mps: Option<[f64; 2]>,
+}
+
+/// What is known of one configured pair in one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairReading {
+    /// The pair.
+    pub pair: PairId,
+    /// Its distance, or why there is none.
+    pub reading: Reading,
+}
+
+/// Distance of a pair in one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reading {
+    /// The picture was read and one of the two is not in it: nothing is near.
+    Absent,
+    /// Both are there.
+    Measured(Distance),
+    /// The picture cannot tell.
+    Unavailable(Reason),
+}
+
+/// The shortest distance on the floor between two things, or a thing and an edge: over all things of
+/// the two classes the nearest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distance {
+    /// Best estimate, metres.
+    pub nearest_m: f64,
+    /// Lower end of the 95 % interval, metres, at least 0.
+    pub lower_m: f64,
+    /// Upper end of the 95 % interval, metres.
+    pub upper_m: f64,
+    /// Value or bound.
+    pub kind: DistanceKind,
+    /// The nearest point of the first thing, metres on the floor.
+    pub from_ground: [f64; 2],
+    /// The nearest point of the second thing or of the edge, metres on the floor.
+    pub to_ground: [f64; 2],
+    /// Class of the first thing.
+    pub from: ClassName,
+    /// Index of the first thing in [`Scene::things`].
+    pub from_index: usize,
+    /// Index of the second thing in [`Scene::things`]; none for an edge.
+    pub to_index: Option<usize>,
+    /// The edge; none for a thing.
+    pub to_edge: Option<EdgeId>,
+    /// How fast the two approach, metres a second, once tracks exist. Positive when the distance shrinks.
+    pub approach_mps: Option<f64>,
+    /// When the picture was taken.
+    pub captured: Timestamp,
+}
+
+impl Distance {
+    /// Standard deviation of the distance: the interval taken as that of a normal distribution.
+    pub fn sigma_m(&self) -> f64 {
+        (self.upper_m - self.lower_m) / (2.0 * 1.96)
+    }
+}
+
+/// Whether a distance is a value or bounds it from one side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DistanceKind {
+    /// The whole of both things was seen; the interval holds the truth in 95 % of cases.
+    Value,
+    /// A thing is cut off by the picture's edge: the truth is at most `upper_m`, and what lies outside
+    /// may be as near as `floor_m` (from the largest size of the class), metres. `nearest_m`, `lower_m`
+    /// and `upper_m` speak of the part that is seen.
+    AtMost {
+        /// The nearest that the unseen part can be, metres.
+        floor_m: f64,
+    },
+}
