@@ -107,7 +107,13 @@ impl Outbox {
             let inner = self.lock();
             inner.first_event + inner.events.len() as u64
         };
-        OutboxReader { outbox: self.clone(), changed: self.changed.subscribe(), seen: 0, next_event, dropped: 0 }
+        OutboxReader {
+            outbox: self.clone(),
+            changed: self.changed.subscribe(),
+            seen: 0,
+            next_event,
+            dropped: 0,
+        }
     }
 }
 
@@ -241,7 +247,8 @@ mod tests {
         for seq in 0..3 {
             outbox.push(event(seq));
         }
-        let numbers = |events: Vec<(u64, Transition)>| events.iter().map(|(n, e)| (*n, e.seq)).collect::<Vec<_>>();
+        let numbers =
+            |events: Vec<(u64, Transition)>| events.iter().map(|(n, e)| (*n, e.seq)).collect::<Vec<_>>();
         assert_eq!(numbers(reader.pending_events(2)), [(0, 0), (1, 1)]);
         assert_eq!(numbers(reader.pending_events(9)), [(0, 0), (1, 1), (2, 2)]);
         reader.delivered(1);

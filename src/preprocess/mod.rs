@@ -69,9 +69,10 @@ pub enum PreprocessError {
 pub fn letterbox(source: [u32; 2], input: [u32; 2]) -> PixelTransform {
     let [source_width, source_height] = source.map(|side| side.max(1));
     let [input_width, input_height] = input;
-    let scale =
-        (f64::from(input_width) / f64::from(source_width)).min(f64::from(input_height) / f64::from(source_height));
-    let resized = |side: u32, limit: u32| (f64::from(side) * scale).round().clamp(1.0, f64::from(limit.max(1)));
+    let scale = (f64::from(input_width) / f64::from(source_width))
+        .min(f64::from(input_height) / f64::from(source_height));
+    let resized =
+        |side: u32, limit: u32| (f64::from(side) * scale).round().clamp(1.0, f64::from(limit.max(1)));
     let (width, height) = (resized(source_width, input_width), resized(source_height, input_height));
     PixelTransform {
         source_width,
@@ -118,13 +119,7 @@ impl Tables {
         let cosited = [siting.horizontal_cosited, siting.vertical_cosited];
         let axis = |i: usize| Axis::luma(source[i] as usize, resized[i]);
         let chroma_axis = |i: usize| Axis::chroma(source[i] as usize, resized[i], cosited[i]);
-        Self {
-            source,
-            siting,
-            transform,
-            luma: [axis(0), axis(1)],
-            chroma: [chroma_axis(0), chroma_axis(1)],
-        }
+        Self { source, siting, transform, luma: [axis(0), axis(1)], chroma: [chroma_axis(0), chroma_axis(1)] }
     }
 }
 
@@ -180,7 +175,12 @@ impl Preprocessor {
 }
 
 /// Colours the resized planes and puts them into the middle of the input.
-fn write_letterboxed(conversion: &Conversion, scratch: &Scratch, transform: &PixelTransform, out: &mut [f32]) {
+fn write_letterboxed(
+    conversion: &Conversion,
+    scratch: &Scratch,
+    transform: &PixelTransform,
+    out: &mut [f32],
+) {
     let [width, height] = resized_size(transform);
     let (input_width, input_height) = (transform.input_width as usize, transform.input_height as usize);
     let (left, top) = (transform.offset_x as usize, transform.offset_y as usize);

@@ -9,11 +9,14 @@ pub mod scene;
 pub mod secret;
 
 pub use event::{
-    CameraHealth, CameraState, CameraStatus, Evidence, Level, PairStatus, Reason, RuleStatus, StageTimes, State,
-    Transition, Verdict,
+    CameraHealth, CameraState, CameraStatus, Evidence, Level, PairStatus, Reason, RuleStatus, StageTimes,
+    State, Transition, Verdict,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform};
-pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, Pixels, PixelFormat, Plane};
+pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
 pub use ids::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId};
-pub use scene::{Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene, Thing, Trust};
+pub use scene::{
+    Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
+    Thing, Trust,
+};
 pub use secret::Secret;
