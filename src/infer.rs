@@ -1,1 +1,155 @@
-//! The inference thread: owns the backend and assembles its batches.
+//! The inference thread: owns the backend and assembles its batches. It holds no lock while it infers, and
+//! when the analysis is slow it waits: the slots go on taking the newest frames.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::clock::{self, Timestamp};
+use crate::slot::Slots;
+use crate::types::{Batch, CameraId, Features, Reason};
+
+/// How long the thread waits for a frame before it looks whether it should stop.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often a failing backend is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// What became of a frame.
+#[derive(Debug)]
+pub enum Seen {
+    /// It went through the backbone.
+    Frame(Box<Features>),
+    /// It did not.
+    Failed {
+        /// The frame's camera.
+        camera: CameraId,
+        /// When it was captured.
+        captured: Timestamp,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// Starts the thread. It ends when `stop` is set or the receiver is gone.
+pub fn spawn(
+    mut backend: Box<dyn Backend>,
+    slots: Arc<Slots>,
+    seen: SyncSender<Vec<Seen>>,
+    stop: Arc<AtomicBool>,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("infer".into()).spawn(move || {
+        let mut failures = Failures::default();
+        while !stop.load(Ordering::Relaxed) {
+            let frames = slots.take(backend.spec().max_batch, PATIENCE);
+            if frames.is_empty() {
+                continue;
+            }
+            if seen.send(run_batch(backend.as_mut(), Batch { frames }, &mut failures)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn run_batch(backend: &mut dyn Backend, batch: Batch, failures: &mut Failures) -> Vec<Seen> {
+    let taken = clock::monotonic();
+    match backend.infer(&batch) {
+        Ok(features) => features
+            .into_iter()
+            .map(|mut features| {
+                let frame = &features.frame;
+                tracing::trace!(camera = %frame.camera, seq = frame.seq, "inferred");
+                features.times.ingest = frame.arrived.since(frame.captured);
+                features.times.queue = taken.since(frame.arrived);
+                Seen::Frame(Box::new(features))
+            })
+            .collect(),
+        Err(error) => {
+            failures.report(taken, &error);
+            let failed = |frame: crate::types::Frame| Seen::Failed {
+                camera: frame.camera,
+                captured: frame.captured,
+                reason: Reason::BackendFailed,
+            };
+            batch.frames.into_iter().map(failed).collect()
+        }
+    }
+}
+
+/// Counts failures, so that a broken backend does not fill the log.
+#[derive(Debug, Default)]
+struct Failures {
+    since_report: u64,
+    reported: Option<Timestamp>,
+}
+
+impl Failures {
+    fn report(&mut self, now: Timestamp, error: &dyn std::error::Error) {
+        self.since_report += 1;
+        if self.reported.is_none_or(|last| now.since(last) >= REPORT_EVERY) {
+            tracing::error!(failures = self.since_report, %error, "the backend failed; the affected rules are unknown");
+            self.reported = Some(now);
+            self.since_report = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::backend::{BackendError, BackendSpec};
+    use crate::clock::UtcMillis;
+    use crate::types::{ChromaSiting, ColorMatrix, ColorRange, Frame, Grid, PixelFormat, Pixels};
+
+    struct Broken(BackendSpec);
+
+    impl Backend for Broken {
+        fn spec(&self) -> &BackendSpec {
+            &self.0
+        }
+
+        fn infer(&mut self, _: &Batch) -> Result<Vec<Features>, BackendError> {
+            Err(BackendError::Infer("out of memory".into()))
+        }
+    }
+
+    #[test]
+    fn a_failing_backend_is_said_frame_by_frame_and_the_thread_stops() {
+        let spec = BackendSpec {
+            name: "broken".into(),
+            input_width: 14,
+            input_height: 14,
+            grid: Grid { rows: 1, cols: 1, patch_px: 14 },
+            dim: 1,
+            max_batch: 4,
+            heads: vec![],
+        };
+        let slots = Arc::new(Slots::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = sync_channel(1);
+        let thread = spawn(Box::new(Broken(spec)), slots.clone(), sender, stop.clone()).unwrap();
+        slots.put(Frame {
+            camera: CameraId::new("a").unwrap(),
+            seq: 7,
+            captured: Timestamp::from_nanos(5),
+            captured_utc: UtcMillis(0),
+            arrived: Timestamp::from_nanos(6),
+            width: 2,
+            height: 2,
+            pixels: Pixels::Host { format: PixelFormat::I420, data: bytes::Bytes::new(), planes: vec![] },
+            matrix: ColorMatrix::Bt709,
+            range: ColorRange::Limited,
+            siting: ChromaSiting::MPEG2,
+        });
+        let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, captured, .. }] if captured.as_nanos() == 5));
+        stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,160 @@
+//! A pair's distance against a warning and an alarm distance.
+
+use super::Rule;
+use crate::types::{Distance, DistanceKind, Level, MetricScene, PairId, Reading, Reason, Verdict};
+
+/// Limits of a pair, all in metres on the floor. The lower end of the distance's 95 % interval is compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProximitySettings {
+    /// The pair whose distance counts.
+    pub pair: PairId,
+    /// At or below this it is a warning; none means that there are only alarms.
+    pub warning_m: Option<f64>,
+    /// At or below this it is an alarm.
+    pub alarm_m: f64,
+    /// Above this a warning may be left; at least `warning_m`.
+    pub leave_warning_m: Option<f64>,
+    /// Above this an alarm may be left; at least `alarm_m`.
+    pub leave_alarm_m: f64,
+}
+
+/// The rule.
+#[derive(Debug)]
+pub struct Proximity {
+    settings: ProximitySettings,
+}
+
+impl Proximity {
+    /// From its settings.
+    pub fn new(settings: ProximitySettings) -> Self {
+        Self { settings }
+    }
+
+    fn entered(&self, distance_m: f64) -> Level {
+        level(distance_m, self.settings.warning_m, self.settings.alarm_m)
+    }
+
+    fn left(&self, distance_m: f64) -> Level {
+        level(distance_m, self.settings.leave_warning_m.or(self.settings.warning_m), self.settings.leave_alarm_m)
+    }
+
+    fn weigh(&self, distance: &Distance) -> Verdict {
+        let raise = self.entered(distance.lower_m);
+        let hold = self.left(distance.lower_m).max(raise);
+        match distance.kind {
+            DistanceKind::Value => Verdict::Evidence { raise, hold },
+            DistanceKind::AtMost { floor_m } => {
+                // What lies outside the picture may be nearer than what is seen. The part that is seen may
+                // raise a state, but nothing may be taken for calm that the unseen part could contradict.
+                let unseen = self.entered(floor_m);
+                if raise == Level::Safe && unseen > Level::Safe {
+                    Verdict::NoEvidence(Reason::CutByPictureEdge)
+                } else {
+                    Verdict::Evidence { raise, hold: hold.max(self.left(floor_m)) }
+                }
+            }
+        }
+    }
+}
+
+fn level(distance_m: f64, warning_m: Option<f64>, alarm_m: f64) -> Level {
+    // Written so that a distance that is not a number counts as too near.
+    if !(distance_m > alarm_m) {
+        Level::TooNear
+    } else if warning_m.is_some_and(|limit| distance_m <= limit) {
+        Level::Near
+    } else {
+        Level::Safe
+    }
+}
+
+impl Rule for Proximity {
+    fn judge(&mut self, scene: &MetricScene) -> Verdict {
+        let reading = scene.pairs.iter().find(|pair| pair.pair == self.settings.pair).map(|pair| &pair.reading);
+        match reading {
+            Some(Reading::Measured(distance)) => self.weigh(distance),
+            Some(Reading::Absent) => Verdict::Evidence { raise: Level::Safe, hold: Level::Safe },
+            Some(Reading::Unavailable(reason)) => Verdict::NoEvidence(*reason),
+            None => Verdict::NoEvidence(Reason::HeadFailed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Timestamp, UtcMillis};
+    use crate::types::{CameraId, ClassName, PairReading};
+
+    fn judge(reading: Reading) -> Verdict {
+        let pair = PairId::new("p").unwrap();
+        let scene = MetricScene {
+            camera: CameraId::new("c").unwrap(),
+            seq: 0,
+            captured: Timestamp::default(),
+            captured_utc: UtcMillis(0),
+            things: vec![],
+            pairs: vec![PairReading { pair: pair.clone(), reading }],
+        };
+        let settings = ProximitySettings {
+            pair,
+            warning_m: Some(2.0),
+            alarm_m: 0.5,
+            leave_warning_m: Some(2.5),
+            leave_alarm_m: 0.8,
+        };
+        Proximity::new(settings).judge(&scene)
+    }
+
+    fn measured(lower_m: f64, kind: DistanceKind) -> Reading {
+        Reading::Measured(Distance {
+            nearest_m: lower_m + 0.5,
+            lower_m,
+            upper_m: lower_m + 1.0,
+            kind,
+            from_ground: [0.0; 2],
+            to_ground: [0.0; 2],
+            from: ClassName::new("forklift").unwrap(),
+            from_index: 0,
+            to_index: None,
+            to_edge: None,
+            approach_mps: None,
+            captured: Timestamp::default(),
+        })
+    }
+
+    #[test]
+    fn the_lower_end_decides_and_leaving_needs_more() {
+        use Level::{Near, Safe, TooNear};
+        for (lower_m, raise, hold) in [
+            (0.5, TooNear, TooNear),
+            (0.51, Near, TooNear),
+            (0.81, Near, Near),
+            (2.0, Near, Near),
+            (2.2, Safe, Near),
+            (2.6, Safe, Safe),
+            (f64::NAN, TooNear, TooNear),
+        ] {
+            assert_eq!(judge(measured(lower_m, DistanceKind::Value)), Verdict::Evidence { raise, hold }, "{lower_m}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_can_raise_but_never_calm() {
+        use Level::{Near, Safe, TooNear};
+        let cut = |lower_m, floor_m| judge(measured(lower_m, DistanceKind::AtMost { floor_m }));
+        assert_eq!(cut(5.0, 3.0), Verdict::Evidence { raise: Safe, hold: Safe });
+        assert_eq!(cut(5.0, 1.0), Verdict::NoEvidence(Reason::CutByPictureEdge));
+        assert_eq!(cut(1.5, 0.0), Verdict::Evidence { raise: Near, hold: TooNear });
+        assert_eq!(cut(0.2, 0.0), Verdict::Evidence { raise: TooNear, hold: TooNear });
+    }
+
+    #[test]
+    fn nothing_there_is_safe_and_nothing_known_is_no_evidence() {
+        assert_eq!(judge(Reading::Absent), Verdict::Evidence { raise: Level::Safe, hold: Level::Safe });
+        assert_eq!(
+            judge(Reading::Unavailable(Reason::NotCalibrated)),
+            Verdict::NoEvidence(Reason::NotCalibrated)
+        );
+    }
+}
