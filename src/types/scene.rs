@@ -49,10 +49,37 @@ pub struct Thing {
     pub score: f32,
     /// Its outline.
     pub mask: Mask,
+    /// One for every column of the mask: true where its lowest cell borders on floor that is seen, so that the
+    /// outline there is the thing's own and not that of something in front of it.
+    pub meets_floor: Vec<bool>,
+    /// What the surface head says of the thing's patches; empty when no head says.
+    pub votes: Vec<SurfaceVote>,
     /// Which edges of the picture cut it off.
     pub cut: Cut,
     /// Its identity over time, once tracks exist.
     pub track: Option<u64>,
+}
+
+/// What the surface head says of one patch of a thing. "Along" is the horizontal direction of the ray through
+/// the patch's centre, away from the camera; "aside" is 90 degrees to its left, seen from above.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SurfaceVote {
+    /// The patch's column in the grid.
+    pub col: usize,
+    /// The patch's row in the grid.
+    pub row: usize,
+    /// How much of the patch the mask covers, 0 to 1.
+    pub cover: f32,
+    /// Height above the floor of the surface that is seen, metres.
+    pub height_m: f32,
+    /// How far beyond that surface, along the ray, the middle of the thing's footprint lies, metres.
+    pub behind_m: f32,
+    /// How far aside from the ray the middle of the footprint lies, metres.
+    pub aside_m: f32,
+    /// How far the patch's surface lies ahead of the middle, counted in the thing's own direction of travel, metres.
+    pub ahead_m: f32,
+    /// Cosine of the angle between the thing's direction of travel and the ray.
+    pub heading_along: f32,
 }
 
 /// A bitmap over a part of the backbone's input, in square cells.
