@@ -73,8 +73,8 @@ pub fn annotate(frame: &RgbImage, overlays: &Annotation) -> RgbImage {
         imageops::resize(frame, frame.width() * factor, frame.height() * factor, FilterType::CatmullRom)
     };
     let scale = f64::from(factor);
-    let text_px = (f64::from(image.width()) / 62.0).clamp(14.0, 40.0).round();
-    let stroke = (text_px / 7.0).max(2.0);
+    let text_px = (f64::from(image.width()) / 48.0).clamp(14.0, 44.0).round();
+    let stroke = (text_px / 8.0).max(2.0);
     let scaled = |p: [f64; 2]| [p[0] * scale, p[1] * scale];
 
     for edge in &overlays.edges {

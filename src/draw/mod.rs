@@ -41,7 +41,7 @@ pub enum DrawError {
 /// Colours of things, by their place in the list of classes. Chosen to differ from the states' colours and
 /// from each other for colour-blind eyes too (after Okabe and Ito).
 pub const CLASS_COLOURS: [Colour; 6] =
-    [[230, 159, 0], [86, 180, 233], [204, 121, 167], [0, 158, 115], [240, 228, 66], [213, 94, 0]];
+    [[86, 180, 233], [204, 121, 167], [230, 159, 0], [0, 158, 115], [240, 228, 66], [213, 94, 0]];
 
 /// Colour of a class: things of one class look alike in every picture.
 pub fn class_colour(index: usize) -> Colour {

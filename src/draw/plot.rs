@@ -8,8 +8,9 @@ use super::canvas::{self, Align, BLACK, GREY, WHITE};
 use super::{Colour, state_colour};
 use crate::types::State;
 
-const SIZE: (u32, u32) = (1280, 460);
-const TEXT_PX: f64 = 16.0;
+const SIZE: (u32, u32) = (1896, 600);
+const TEXT_PX: f64 = 21.0;
+const STRIP_PX: f64 = 18.0;
 const GRID: Colour = [226, 226, 226];
 const MEASURED: Colour = [31, 91, 163];
 const TRUE: Colour = [20, 20, 20];
@@ -68,14 +69,14 @@ impl Axes {
     }
 }
 
-/// Draws the plot, 1280 x 460 pixels.
+/// Draws the plot, 1896 x 600 pixels.
 pub fn plot_distance(series: &DistancePlot) -> RgbImage {
     let mut image = RgbImage::from_pixel(SIZE.0, SIZE.1, Rgb(WHITE));
     let axes = Axes {
-        left: 64.0,
-        right: f64::from(SIZE.0) - 24.0,
-        top: 72.0,
-        bottom: f64::from(SIZE.1) - 86.0,
+        left: 90.0,
+        right: f64::from(SIZE.0) - 26.0,
+        top: 96.0,
+        bottom: f64::from(SIZE.1) - 104.0,
         end_s: if series.end_s > 0.0 { series.end_s } else { 1.0 },
         top_m: series.top_m.unwrap_or_else(|| highest(series)).max(0.1),
     };
@@ -86,16 +87,16 @@ pub fn plot_distance(series: &DistancePlot) -> RgbImage {
     ] {
         if let Some(limit) = limit {
             let y = axes.y(limit);
-            canvas::dashed(&mut image, [axes.left, y], [axes.right, y], 1.6, 8.0, colour);
+            canvas::dashed(&mut image, [axes.left, y], [axes.right, y], 2.2, 11.0, colour);
             let words = format!("{name} {limit:.2} m");
             canvas::text(&mut image, [axes.right - 4.0, y - TEXT_PX], Align::Right, TEXT_PX, colour, &words);
         }
     }
     draw_measured(&mut image, &axes, &series.samples);
     let truth = series.truth.iter().map(|(t, m)| (*t, *m));
-    polyline(&mut image, &axes, truth, 1.8, TRUE);
+    polyline(&mut image, &axes, truth, 2.4, TRUE);
     draw_states(&mut image, &axes, &series.states);
-    canvas::text(&mut image, [axes.left, 12.0], Align::Left, 22.0, BLACK, &series.title);
+    canvas::text(&mut image, [axes.left, 10.0], Align::Left, 28.0, BLACK, &series.title);
     draw_legend(&mut image, &axes, !series.truth.is_empty());
     image
 }
@@ -170,7 +171,7 @@ fn draw_measured(image: &mut RgbImage, axes: &Axes, samples: &[PlotSample]) {
         for pair in points.windows(2) {
             let ((x0, a, bound), (x1, b, _)) = (pair[0], pair[1]);
             let ends = ([x0, axes.y(a.0)], [x1, axes.y(b.0)]);
-            canvas::line(image, ends.0, ends.1, if bound { 1.0 } else { 2.2 }, MEASURED);
+            canvas::line(image, ends.0, ends.1, if bound { 1.4 } else { 3.0 }, MEASURED);
         }
         if let [(x, (nearest, lower, upper), _)] = points[..] {
             canvas::line(image, [x, axes.y(lower)], [x, axes.y(upper)], 1.0, MEASURED);
@@ -200,35 +201,35 @@ fn polyline(
 
 /// A strip below the time axis in the states' colours, with their words where there is room.
 fn draw_states(image: &mut RgbImage, axes: &Axes, states: &[(f64, State)]) {
-    let top = axes.bottom + 50.0;
-    let bottom = top + 22.0;
+    let top = axes.bottom + 62.0;
+    let bottom = top + 44.0;
     for (i, (from_s, state)) in states.iter().enumerate() {
         let until_s = states.get(i + 1).map_or(axes.end_s, |(next, _)| *next);
         let (left, right) = (axes.x(*from_s), axes.x(until_s));
         canvas::fill_rect(image, [left, top], [right, bottom], state_colour(state), 1.0);
         let words = state.word();
-        if canvas::text_width(words, 14.0) + 4.0 < right - left {
-            canvas::text(image, [(left + right) / 2.0, top + 4.0], Align::Centre, 14.0, WHITE, words);
+        if canvas::text_width(words, STRIP_PX) + 6.0 < right - left {
+            canvas::text(image, [(left + right) / 2.0, top + 6.0], Align::Centre, STRIP_PX, WHITE, words);
         }
     }
     if !states.is_empty() {
-        canvas::text(image, [axes.left - 8.0, top + 4.0], Align::Right, 14.0, GREY, "state");
+        canvas::text(image, [axes.left - 8.0, top + 6.0], Align::Right, STRIP_PX, GREY, "state");
     }
 }
 
 fn draw_legend(image: &mut RgbImage, axes: &Axes, with_truth: bool) {
-    let y = 44.0;
+    let y = 56.0;
     let middle = y + TEXT_PX / 2.0;
     let mut x = axes.left;
-    canvas::fill_rect(image, [x, y], [x + 30.0, y + TEXT_PX], MEASURED, 0.24);
-    canvas::line(image, [x, middle], [x + 30.0, middle], 2.2, MEASURED);
-    x += 38.0;
+    canvas::fill_rect(image, [x, y], [x + 44.0, y + TEXT_PX], MEASURED, 0.24);
+    canvas::line(image, [x, middle], [x + 44.0, middle], 3.0, MEASURED);
+    x += 54.0;
     let words = "measured, with its 95 % interval";
     canvas::text(image, [x, y], Align::Left, TEXT_PX, BLACK, words);
-    x += canvas::text_width(words, TEXT_PX) + 30.0;
+    x += canvas::text_width(words, TEXT_PX) + 44.0;
     if with_truth {
-        canvas::line(image, [x, middle], [x + 30.0, middle], 1.8, TRUE);
-        canvas::text(image, [x + 38.0, y], Align::Left, TEXT_PX, BLACK, "true");
+        canvas::line(image, [x, middle], [x + 44.0, middle], 2.4, TRUE);
+        canvas::text(image, [x + 54.0, y], Align::Left, TEXT_PX, BLACK, "true");
     }
 }
 
@@ -254,11 +255,11 @@ mod tests {
         }
     }
 
-    // The drawing area of the plot: left 64, right 1256, top 72, bottom 374.
-    const MIDDLE_X: u32 = 660;
+    // The drawing area of the plot: left 90, right 1870, top 96, bottom 496.
+    const MIDDLE_X: u32 = 980;
 
     fn y_of(metres: f64) -> u32 {
-        (374.0 - 302.0 * metres / 10.0) as u32
+        (496.0 - 400.0 * metres / 10.0) as u32
     }
 
     #[test]
@@ -276,8 +277,8 @@ mod tests {
     #[test]
     fn the_strip_shows_the_states() {
         let image = plot_distance(&example());
-        assert_eq!(image.get_pixel(100, 428).0, state_colour(&State::Unknown(Reason::Starting)));
-        assert_eq!(image.get_pixel(1200, 428).0, state_colour(&State::Clear));
+        assert_eq!(image.get_pixel(100, 562).0, state_colour(&State::Unknown(Reason::Starting)));
+        assert_eq!(image.get_pixel(1800, 562).0, state_colour(&State::Clear));
     }
 
     #[test]

@@ -5,12 +5,12 @@ use image::{Rgb, RgbImage};
 
 use super::canvas::{self, Align, BLACK, WHITE};
 
-const PAGE_WIDTH: u32 = 1280;
+const PAGE_WIDTH: u32 = 1920;
 const MARGIN: u32 = 12;
-const CAPTION_PX: f64 = 18.0;
+const CAPTION_PX: f64 = 24.0;
 
-/// A page 1280 pixels wide: the frames in rows of up to three, each with its caption below, then the plots at
-/// full width. Empty without frames and plots: then it is a page of 1280 x 24.
+/// A page 1920 pixels wide: the frames in rows of up to three, each with its caption below, then the plots at
+/// full width. Empty without frames and plots: then it is a page of 1920 x 24.
 pub fn contact_sheet(frames: &[(RgbImage, String)], plots: &[RgbImage]) -> RgbImage {
     let columns = match frames.len() {
         0..=3 => frames.len().max(1),
@@ -55,8 +55,8 @@ fn to_width(image: &RgbImage, width: u32) -> RgbImage {
         return image.clone();
     }
     let height = (f64::from(image.height()) * f64::from(width) / f64::from(image.width())).round().max(1.0);
-    // Enlarged patches must stay patches; photographs are made smaller smoothly.
-    let filter = if image.width() < width { FilterType::Nearest } else { FilterType::Triangle };
+    // Patches of a small map must stay patches; photographs and text must stay smooth.
+    let filter = if image.width() * 2 < width { FilterType::Nearest } else { FilterType::CatmullRom };
     imageops::resize(image, width, height as u32, filter)
 }
 
@@ -72,19 +72,19 @@ mod tests {
     fn frames_stand_in_rows_over_the_plot() {
         let frame = |colour| (plain(640, 360, colour), "12.0 s".to_string());
         let frames = [frame([255, 0, 0]), frame([0, 255, 0]), frame([0, 0, 255]), frame([9, 9, 9])];
-        let page = contact_sheet(&frames, &[plain(1256, 100, [50, 60, 70])]);
-        // Two columns of 622 x 350 with a caption of 27.
-        assert_eq!(page.dimensions(), (1280, 24 + 2 * (350 + 27 + 12) + 112));
+        let page = contact_sheet(&frames, &[plain(1896, 100, [50, 60, 70])]);
+        // Two columns of 942 x 530 with a caption of 36.
+        assert_eq!(page.dimensions(), (1920, 24 + 2 * (530 + 36 + 12) + 112));
         assert_eq!(page.get_pixel(20, 20).0, [255, 0, 0]);
-        assert_eq!(page.get_pixel(700, 20).0, [0, 255, 0]);
-        assert_eq!(page.get_pixel(20, 420).0, [0, 0, 255]);
-        assert_eq!(page.get_pixel(700, 420).0, [9, 9, 9]);
-        assert_eq!(page.get_pixel(640, 850).0, [50, 60, 70]);
-        assert!((362..389).any(|y| page.get_pixel(323, y).0[0] < 128 || page.get_pixel(318, y).0[0] < 128));
+        assert_eq!(page.get_pixel(1000, 20).0, [0, 255, 0]);
+        assert_eq!(page.get_pixel(20, 600).0, [0, 0, 255]);
+        assert_eq!(page.get_pixel(1000, 600).0, [9, 9, 9]);
+        assert_eq!(page.get_pixel(960, 1220).0, [50, 60, 70]);
+        assert!((542..578).any(|y| (440..520).any(|x| page.get_pixel(x, y).0[0] < 128)), "no caption");
     }
 
     #[test]
     fn an_empty_page_is_a_page() {
-        assert_eq!(contact_sheet(&[], &[]).dimensions(), (1280, 24));
+        assert_eq!(contact_sheet(&[], &[]).dimensions(), (1920, 24));
     }
 }

@@ -9,6 +9,12 @@ use crate::types::Grid;
 /// Enough for a picture: the ratio of neighbouring eigenvalues of real tokens is well below 0.9.
 const POWER_STEPS: usize = 60;
 
+/// Maps are at least as wide as this, in pixels.
+const READABLE_WIDTH: usize = 840;
+
+/// Room for the scale bar of a depth map, in pixels.
+const BAR_WIDTH: u32 = 132;
+
 /// Viridis, nine of its colours at equal steps, dark to light (matplotlib, CC0).
 const VIRIDIS: [Colour; 9] = [
     [68, 1, 84],
@@ -22,7 +28,7 @@ const VIRIDIS: [Colour; 9] = [
     [253, 231, 37],
 ];
 
-/// The patch tokens (`grid.len() * dim` values, row-major) as a picture of the input's size: each of the first
+/// The patch tokens (`grid.len() * dim` values, row-major) as a picture at least 840 pixels wide: each of the first
 /// three principal components, stretched from its 2nd to its 98th percentile, is one colour. Black when the
 /// tokens are not of that number.
 pub fn pca_image(tokens: &[f32], grid: Grid, dim: usize) -> RgbImage {
@@ -41,7 +47,7 @@ pub fn pca_image(tokens: &[f32], grid: Grid, dim: usize) -> RgbImage {
     patches(grid, |token| [channels[0][token], channels[1][token], channels[2][token]])
 }
 
-/// Depth in metres, one a patch, as a picture of the input's size plus a scale bar on the right. The colour
+/// Depth in metres, one a patch, as a picture at least 840 pixels wide plus a scale bar on the right. The colour
 /// follows the logarithm of the depth, light near and dark far; patches without a positive depth are black.
 pub fn depth_image(metres: &[f32], grid: Grid) -> RgbImage {
     let known: Vec<f64> =
@@ -57,21 +63,21 @@ pub fn depth_image(metres: &[f32], grid: Grid) -> RgbImage {
         if m.is_finite() && m > 0.0 { viridis(1.0 - share(m)) } else { BLACK }
     });
 
-    let (height, text_px) = (f64::from(map.height()), 13.0);
-    let bar_left = f64::from(map.width()) + 8.0;
-    let mut image = RgbImage::from_pixel(map.width() + 84, map.height(), Rgb(WHITE));
+    let (height, text_px) = (f64::from(map.height()), 22.0);
+    let bar_left = f64::from(map.width()) + 12.0;
+    let mut image = RgbImage::from_pixel(map.width() + BAR_WIDTH, map.height(), Rgb(WHITE));
     image::imageops::replace(&mut image, &map, 0, 0);
     let (top, bottom) = (6.0, height - 6.0);
     for y in top as i64..bottom as i64 {
         let colour = viridis(1.0 - (y as f64 + 0.5 - top) / (bottom - top));
-        canvas::fill_rect(&mut image, [bar_left, y as f64], [bar_left + 14.0, y as f64 + 1.0], colour, 1.0);
+        canvas::fill_rect(&mut image, [bar_left, y as f64], [bar_left + 24.0, y as f64 + 1.0], colour, 1.0);
     }
     let mut last_y = f64::NEG_INFINITY;
     for tick in [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 100.0] {
         let y = top + share(tick) * (bottom - top);
         if tick >= near && tick <= far && y - last_y > 1.2 * text_px {
-            canvas::line(&mut image, [bar_left + 11.0, y], [bar_left + 18.0, y], 1.0, BLACK);
-            let at = [bar_left + 22.0, (y - text_px / 2.0).clamp(0.0, height - text_px)];
+            canvas::line(&mut image, [bar_left + 18.0, y], [bar_left + 30.0, y], 2.0, BLACK);
+            let at = [bar_left + 36.0, (y - text_px / 2.0).clamp(0.0, height - text_px)];
             canvas::text(&mut image, at, Align::Left, text_px, BLACK, &format!("{tick} m"));
             last_y = y;
         }
@@ -79,13 +85,19 @@ pub fn depth_image(metres: &[f32], grid: Grid) -> RgbImage {
     image
 }
 
+/// Side of a patch in the picture: whole pixels, so many that labels beside the patches are readable.
+fn cell_px(grid: Grid) -> usize {
+    READABLE_WIDTH.div_ceil(grid.cols.max(1))
+}
+
 fn picture_size(patches: usize, grid: Grid) -> u32 {
-    u32::try_from(patches * grid.patch_px).unwrap_or(0)
+    u32::try_from(patches * cell_px(grid)).unwrap_or(0)
 }
 
 fn patches(grid: Grid, colour: impl Fn(usize) -> Colour) -> RgbImage {
+    let cell = cell_px(grid);
     RgbImage::from_fn(picture_size(grid.cols, grid), picture_size(grid.rows, grid), |x, y| {
-        let (col, row) = (x as usize / grid.patch_px, y as usize / grid.patch_px);
+        let (col, row) = (x as usize / cell, y as usize / cell);
         Rgb(colour(row * grid.cols + col))
     })
 }
@@ -186,18 +198,18 @@ mod tests {
     #[test]
     fn the_picture_shows_the_components_as_colours() {
         let image = pca_image(&tokens(), GRID, 5);
-        assert_eq!(image.dimensions(), (84, 56));
+        assert_eq!(image.dimensions(), (840, 560));
         assert_eq!(image.get_pixel(0, 0).0, [0, 0, 0]);
-        assert_eq!(image.get_pixel(83, 0).0, [255, 0, 255]);
-        assert_eq!(image.get_pixel(0, 55).0, [0, 255, 255]);
+        assert_eq!(image.get_pixel(839, 0).0, [255, 0, 255]);
+        assert_eq!(image.get_pixel(0, 559).0, [0, 255, 255]);
         assert_eq!(image, pca_image(&tokens(), GRID, 5));
     }
 
     #[test]
     fn equal_tokens_and_wrong_sizes_do_no_harm() {
         pca_image(&vec![1.0; GRID.len() * 5], GRID, 5);
-        assert_eq!(pca_image(&[1.0], GRID, 5).dimensions(), (84, 56));
-        assert_eq!(depth_image(&[], GRID).dimensions(), (84, 56));
+        assert_eq!(pca_image(&[1.0], GRID, 5).dimensions(), (840, 560));
+        assert_eq!(depth_image(&[], GRID).dimensions(), (840, 560));
         depth_image(&vec![2.0; GRID.len()], GRID);
     }
 
@@ -206,9 +218,9 @@ mod tests {
         let metres: Vec<f32> = (0..GRID.len()).map(|i| 2.0 + i as f32).collect();
         let image = depth_image(&metres, GRID);
         assert_eq!(image.get_pixel(0, 0).0, VIRIDIS[8]);
-        assert_eq!(image.get_pixel(83, 55).0, VIRIDIS[0]);
-        let bar = |y| image.get_pixel(84 + 8 + 5, y).0;
-        assert!(bar(7)[0] > 200 && bar(48)[0] < 90);
+        assert_eq!(image.get_pixel(839, 559).0, VIRIDIS[0]);
+        let bar = |y| image.get_pixel(840 + 12 + 5, y).0;
+        assert!(bar(7)[0] > 200 && bar(550)[0] < 90);
     }
 
     #[test]
@@ -217,6 +229,6 @@ mod tests {
         metres[1] = f32::NAN;
         metres[2] = 9.0;
         let image = depth_image(&metres, GRID);
-        assert_eq!(image.get_pixel(20, 5).0, BLACK);
+        assert_eq!(image.get_pixel(200, 5).0, BLACK);
     }
 }
