@@ -148,7 +148,9 @@ mod tests {
             siting: ChromaSiting::MPEG2,
         });
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, captured, .. }] if captured.as_nanos() == 5));
+        assert!(
+            matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, captured, .. }] if captured.as_nanos() == 5)
+        );
         stop.store(true, Ordering::Relaxed);
         thread.join().unwrap();
     }

@@ -2,6 +2,11 @@
 //!
 //! World: metres, z up, the floor is a plane (z = 0 for the first one). Camera: x right, y down, z forward.
 
+pub mod calibration;
+pub mod camera;
+pub mod polygon;
+pub mod vector;
+
 use crate::types::{ClassName, EdgeId, PairId};
 
 /// A polyline on the floor that things may come too close to.

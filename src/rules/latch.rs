@@ -68,7 +68,9 @@ impl Latch {
         self.newest = Some(captured);
         match verdict {
             Verdict::NoEvidence(reason) => self.reason = reason,
-            Verdict::Evidence { .. } if now.since(captured) > self.settings.stale_after => self.reason = Reason::Stale,
+            Verdict::Evidence { .. } if now.since(captured) > self.settings.stale_after => {
+                self.reason = Reason::Stale
+            }
             Verdict::Evidence { raise, hold } => self.weigh(captured, raise, hold.max(raise)),
         }
         self.tick(now, None);
@@ -229,7 +231,10 @@ mod tests {
         latch.tick(at(1500), None);
         assert_eq!(latch.state(), State::Clear, "exactly as old as allowed");
         latch.tick(at(1501), None);
-        assert_eq!((latch.state(), latch.evidence()), (State::Unknown(Reason::Stale), Evidence::None(Reason::Stale)));
+        assert_eq!(
+            (latch.state(), latch.evidence()),
+            (State::Unknown(Reason::Stale), Evidence::None(Reason::Stale))
+        );
 
         watch(&mut latch, 2000, 2600, shows(Level::TooNear));
         latch.tick(at(2600), Some(Reason::ConnectionLost));
@@ -290,7 +295,8 @@ mod tests {
         ];
         let wait = prop_oneof![6 => 0u64..200, 1 => 0u64..3000];
         let behind = prop_oneof![6 => 150u64..400, 1 => 0u64..4000];
-        let step = (wait, behind, what).prop_map(|(wait_ms, behind_ms, what)| Step { wait_ms, behind_ms, what });
+        let step =
+            (wait, behind, what).prop_map(|(wait_ms, behind_ms, what)| Step { wait_ms, behind_ms, what });
         prop::collection::vec(step, 1..200)
     }
 

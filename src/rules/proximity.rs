@@ -35,7 +35,11 @@ impl Proximity {
     }
 
     fn left(&self, distance_m: f64) -> Level {
-        level(distance_m, self.settings.leave_warning_m.or(self.settings.warning_m), self.settings.leave_alarm_m)
+        level(
+            distance_m,
+            self.settings.leave_warning_m.or(self.settings.warning_m),
+            self.settings.leave_alarm_m,
+        )
     }
 
     fn weigh(&self, distance: &Distance) -> Verdict {
@@ -70,7 +74,8 @@ fn level(distance_m: f64, warning_m: Option<f64>, alarm_m: f64) -> Level {
 
 impl Rule for Proximity {
     fn judge(&mut self, scene: &MetricScene) -> Verdict {
-        let reading = scene.pairs.iter().find(|pair| pair.pair == self.settings.pair).map(|pair| &pair.reading);
+        let reading =
+            scene.pairs.iter().find(|pair| pair.pair == self.settings.pair).map(|pair| &pair.reading);
         match reading {
             Some(Reading::Measured(distance)) => self.weigh(distance),
             Some(Reading::Absent) => Verdict::Evidence { raise: Level::Safe, hold: Level::Safe },
@@ -135,7 +140,11 @@ mod tests {
             (2.6, Safe, Safe),
             (f64::NAN, TooNear, TooNear),
         ] {
-            assert_eq!(judge(measured(lower_m, DistanceKind::Value)), Verdict::Evidence { raise, hold }, "{lower_m}");
+            assert_eq!(
+                judge(measured(lower_m, DistanceKind::Value)),
+                Verdict::Evidence { raise, hold },
+                "{lower_m}"
+            );
         }
     }
 

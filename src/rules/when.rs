@@ -75,7 +75,9 @@ impl Condition {
 
     fn reason(&self) -> &str {
         match self {
-            Self::TopicIs { reason, .. } | Self::TopicIsNot { reason, .. } | Self::TimeWindow { reason, .. } => reason,
+            Self::TopicIs { reason, .. }
+            | Self::TopicIsNot { reason, .. }
+            | Self::TimeWindow { reason, .. } => reason,
         }
     }
 
@@ -99,8 +101,15 @@ fn in_window(from: u16, to: u16, days: &[bool; 7], local: LocalTime) -> bool {
 }
 
 /// Why the rule is disarmed now: the reason of the first condition that does not hold. `None` means armed.
-pub fn disarmed(conditions: &[Condition], topics: &BTreeMap<String, String>, local: LocalTime) -> Option<String> {
-    conditions.iter().find(|condition| !condition.holds(topics, local)).map(|condition| condition.reason().to_owned())
+pub fn disarmed(
+    conditions: &[Condition],
+    topics: &BTreeMap<String, String>,
+    local: LocalTime,
+) -> Option<String> {
+    conditions
+        .iter()
+        .find(|condition| !condition.holds(topics, local))
+        .map(|condition| condition.reason().to_owned())
 }
 
 #[cfg(test)]
@@ -114,7 +123,11 @@ mod tests {
     }
 
     fn not_docked() -> Condition {
-        Condition::TopicIsNot { topic: "dock/3/trailer".into(), value: "docked".into(), reason: "trailer docked".into() }
+        Condition::TopicIsNot {
+            topic: "dock/3/trailer".into(),
+            value: "docked".into(),
+            reason: "trailer docked".into(),
+        }
     }
 
     fn window(from: u16, to: u16, days: [bool; 7]) -> Condition {
@@ -127,7 +140,8 @@ mod tests {
         assert_eq!(disarmed(&[not_docked()], &BTreeMap::new(), NOON), None);
         assert_eq!(disarmed(&[not_docked()], &topics("away"), NOON), None);
         assert_eq!(disarmed(&[not_docked()], &topics(" docked\n"), NOON), Some("trailer docked".into()));
-        let is = Condition::TopicIs { topic: "dock/3/trailer".into(), value: "away".into(), reason: "r".into() };
+        let is =
+            Condition::TopicIs { topic: "dock/3/trailer".into(), value: "away".into(), reason: "r".into() };
         assert_eq!(disarmed(std::slice::from_ref(&is), &BTreeMap::new(), NOON), None);
         assert_eq!(disarmed(std::slice::from_ref(&is), &topics("away"), NOON), None);
         assert_eq!(disarmed(&[is], &topics("docked"), NOON), Some("r".into()));
