@@ -1,0 +1,228 @@
+//! The elements: one chain from encoded video to the appsink, for cameras and for clips. Plugins that are
+//! missing are named with the package that has them.
+
+use std::sync::{Arc, OnceLock};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+
+use super::{IngestError, MAX_HEIGHT, MAX_WIDTH, MIN_SIDE, gst_log};
+use crate::types::CameraId;
+
+/// Codecs that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Codec {
+    H264,
+    H265,
+}
+
+impl Codec {
+    /// By the caps of a demuxer's pad.
+    pub fn from_media_type(name: &str) -> Option<Self> {
+        match name {
+            "video/x-h264" => Some(Self::H264),
+            "video/x-h265" => Some(Self::H265),
+            _ => None,
+        }
+    }
+
+    /// By the name in an RTP stream's description.
+    pub fn from_encoding_name(name: &str) -> Option<Self> {
+        match name {
+            "H264" => Some(Self::H264),
+            "H265" => Some(Self::H265),
+            _ => None,
+        }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::H264 => "video/x-h264",
+            Self::H265 => "video/x-h265",
+        }
+    }
+
+    fn elements(self) -> [&'static str; 3] {
+        match self {
+            Self::H264 => ["rtph264depay", "h264parse", "avdec_h264"],
+            Self::H265 => ["rtph265depay", "h265parse", "avdec_h265"],
+        }
+    }
+}
+
+/// Starts GStreamer and looks whether all is there that a camera needs.
+pub(super) fn require_rtsp(camera: &CameraId) -> Result<(), IngestError> {
+    require(camera, &["rtspsrc", "rtpbin", "rtpjitterbuffer", "appsink"])?;
+    [Codec::H264, Codec::H265].iter().try_for_each(|codec| require(camera, &codec.elements()))
+}
+
+/// Starts GStreamer and looks whether all is there that a video file needs.
+pub(super) fn require_file(camera: &CameraId) -> Result<(), IngestError> {
+    require(camera, &["filesrc", "qtdemux", "matroskademux", "appsink"])?;
+    [Codec::H264, Codec::H265].iter().try_for_each(|codec| require(camera, &codec.elements()[1..]))
+}
+
+fn require(camera: &CameraId, elements: &[&str]) -> Result<(), IngestError> {
+    gst_log::init().map_err(|problem| IngestError::Gstreamer { camera: camera.clone(), problem })?;
+    match elements.iter().find(|element| gst::ElementFactory::find(element).is_none()) {
+        Some(element) => Err(missing(camera, element)),
+        None => Ok(()),
+    }
+}
+
+fn missing(camera: &CameraId, element: &str) -> IngestError {
+    let package = match element {
+        "h264parse" | "h265parse" => "gstreamer1.0-plugins-bad",
+        "appsink" => "gstreamer1.0-plugins-base",
+        "filesrc" | "capsfilter" => "libgstreamer1.0-0",
+        _ if element.starts_with("avdec") => "gstreamer1.0-libav",
+        _ => "gstreamer1.0-plugins-good",
+    };
+    IngestError::MissingPlugin { camera: camera.clone(), element: element.to_owned(), package }
+}
+
+/// Makes an element. Errors with the package that has it.
+pub(super) fn make(camera: &CameraId, element: &str) -> Result<gst::Element, IngestError> {
+    gst::ElementFactory::make(element).build().map_err(|_| missing(camera, element))
+}
+
+/// Sets a property when the installed version has it: GStreamer 1.20 (JetPack 6) lacks some.
+pub(super) fn set_if_there(element: &gst::Element, property: &str, value: &str) {
+    if element.has_property(property) {
+        element.set_property_from_str(property, value);
+    }
+}
+
+/// An appsink that takes decoded pictures as fast as they come, whatever their time.
+pub(super) fn appsink(max_buffers: u32, drop: bool) -> gst_app::AppSink {
+    let sink = gst_app::AppSink::builder()
+        .sync(false)
+        .enable_last_sample(false)
+        .max_buffers(max_buffers)
+        .drop(drop)
+        .caps(&gst::Caps::new_empty_simple("video/x-raw"))
+        .build();
+    if let Some(pad) = sink.static_pad("sink") {
+        // Strides and offsets are read from the picture's own description, so the decoder need not copy
+        // into the default layout.
+        pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+            if let Some(gst::QueryViewMut::Allocation(query)) = info.query_mut().map(|query| query.view_mut())
+            {
+                query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                return gst::PadProbeReturn::Handled;
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+    sink
+}
+
+/// Adds `[depay !] parse ! caps bound ! decoder ! sink` to a pipeline; returns the pad to link to. A size
+/// out of bounds is noted in `oversize` and never reaches the decoder.
+pub(super) fn add_decoder(
+    camera: &CameraId,
+    pipeline: &gst::Pipeline,
+    codec: Codec,
+    rtp: bool,
+    sink: &gst_app::AppSink,
+    oversize: &Arc<OnceLock<(i32, i32)>>,
+) -> Result<gst::Pad, IngestError> {
+    let [depay, parse, decoder] = codec.elements();
+    let parse = make(camera, parse)?;
+    let bound = make(camera, "capsfilter")?;
+    let decoder = make(camera, decoder)?;
+    bound.set_property(
+        "caps",
+        gst::Caps::builder(codec.media_type())
+            .field("width", gst::IntRange::new(MIN_SIDE.cast_signed(), MAX_WIDTH.cast_signed()))
+            .field("height", gst::IntRange::new(MIN_SIDE.cast_signed(), MAX_HEIGHT.cast_signed()))
+            .build(),
+    );
+    set_if_there(&decoder, "max-threads", "1");
+    // What was lost on the way shows as smear until the next key frame; that is no evidence of anything.
+    set_if_there(&decoder, "output-corrupt", "false");
+    if let Some(pad) = parse.static_pad("src") {
+        let oversize = oversize.clone();
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
+                && let Some(size) = size_out_of_bounds(caps.caps())
+            {
+                // The caps bound refuses it; this only remembers why.
+                let _ = oversize.set(size);
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+    let mut elements = vec![parse, bound, decoder, sink.clone().upcast()];
+    if rtp {
+        let depay = make(camera, depay)?;
+        set_if_there(&depay, "wait-for-keyframe", "true");
+        set_if_there(&depay, "request-keyframe", "true");
+        elements.insert(0, depay);
+    }
+    let failed = |what: &str| IngestError::Gstreamer {
+        camera: camera.clone(),
+        problem: format!("its elements cannot be {what} (versions that do not fit each other?)"),
+    };
+    pipeline.add_many(&elements).map_err(|_| failed("put together"))?;
+    gst::Element::link_many(&elements).map_err(|_| failed("linked"))?;
+    // From the sink up, so that no element pushes into one that is not ready.
+    for element in elements.iter().rev() {
+        element.sync_state_with_parent().map_err(|_| failed("started"))?;
+    }
+    elements.first().and_then(|first| first.static_pad("sink")).ok_or_else(|| failed("linked"))
+}
+
+fn size_out_of_bounds(caps: &gst::CapsRef) -> Option<(i32, i32)> {
+    let structure = caps.structure(0)?;
+    let (width, height) = (structure.get::<i32>("width").ok()?, structure.get::<i32>("height").ok()?);
+    let fits = |side: i32, most: u32| u32::try_from(side).is_ok_and(|side| (MIN_SIDE..=most).contains(&side));
+    (!fits(width, MAX_WIDTH) || !fits(height, MAX_HEIGHT)).then_some((width, height))
+}
+
+/// What to say of a size that is not accepted.
+pub(super) fn oversize_text((width, height): (i32, i32)) -> String {
+    format!(
+        "its pictures have {width} x {height} pixels; {MIN_SIDE} x {MIN_SIDE} to {MAX_WIDTH} x {MAX_HEIGHT} are \
+         accepted: choose another stream or size in the camera"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_plugin_is_named_with_its_package() {
+        let camera = CameraId::new("dock").unwrap();
+        assert!(require_rtsp(&camera).is_ok());
+        let error = require(&camera, &["appsink", "avdec_nosuch"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "camera 'dock': GStreamer has no 'avdec_nosuch': install the Debian package gstreamer1.0-libav"
+        );
+        assert!(make(&camera, "nosuchelement").is_err());
+    }
+
+    #[test]
+    fn unknown_properties_are_left_alone() {
+        let camera = CameraId::new("dock").unwrap();
+        gst_log::init().unwrap();
+        let filter = make(&camera, "capsfilter").unwrap();
+        set_if_there(&filter, "no-such-property", "1");
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        gst_log::init().unwrap();
+        let caps =
+            |w: i32, h: i32| gst::Caps::builder("video/x-h264").field("width", w).field("height", h).build();
+        for (w, h, refused) in
+            [(16, 16, false), (3840, 2160, false), (3841, 64, true), (64, 2161, true), (15, 64, true)]
+        {
+            assert_eq!(size_out_of_bounds(&caps(w, h)).is_some(), refused, "{w} x {h}");
+        }
+    }
+}

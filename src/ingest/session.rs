@@ -1,0 +1,361 @@
+//! One attempt at a network camera, on the thread `camera-<id>`: builds the pipeline, watches its bus and the
+//! age of its last frame, and tears it down. The appsink's callback runs on a thread of GStreamer: it maps,
+//! stamps and puts, and must not wait.
+//!
+//! A stalled TCP link shows nothing at all on the bus, so the timer here is the authority. Frames that come
+//! back end a stall; a stall that lasts 3 s more ends the session.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::age::CaptureClock;
+use super::backoff::{Repeats, Say};
+use super::fault::Seen;
+use super::pipeline::{self, Codec};
+use super::sample::{self, SampleError};
+use super::supervisor::{Camera, End, Fault};
+use super::{IngestError, RtspSource};
+use crate::clock::{self, Timestamp};
+use crate::types::{CameraState, Frame, Reason};
+
+/// How often the timers are looked at.
+const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(50);
+/// A stream is stalled after five frame intervals, but not before this ...
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// ... and not after this, however slow it is.
+const STALLED_AT_LAST: Duration = Duration::from_secs(10);
+/// How much longer a stall may last before a new connection is tried.
+const STALL_ENDS_SESSION: Duration = Duration::from_secs(3);
+
+/// What the pipeline's threads tell the camera's thread.
+#[derive(Debug, Default)]
+struct Progress {
+    frames: AtomicU64,
+    last_arrival: AtomicU64,
+    interval_ns: AtomicU64,
+    lag_lasts: AtomicBool,
+    broken: AtomicU64,
+    /// A codec or layout that is not read.
+    unsupported: OnceLock<String>,
+    oversize: Arc<OnceLock<(i32, i32)>>,
+    certificate: OnceLock<String>,
+    failed: OnceLock<IngestError>,
+}
+
+impl Progress {
+    fn stalled_after(&self) -> Duration {
+        (Duration::from_nanos(self.interval_ns.load(Ordering::Relaxed)) * 5)
+            .clamp(STALLED_AFTER, STALLED_AT_LAST)
+    }
+}
+
+/// Sets the pipeline to `Null` on every way out.
+struct Running(gst::Pipeline);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Cannot fail on the way down to `Null` in a way that anyone could mend.
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+/// Runs until the stream ends, one way or another.
+pub(super) fn run(camera: &Arc<Camera>, source: &RtspSource, live_since: &mut Option<Timestamp>) -> End {
+    let progress = Arc::new(Progress::default());
+    match build(camera, source, &progress) {
+        Ok(pipeline) => watch(camera, source, &progress, &Running(pipeline), live_since),
+        Err(fault) => End::Fault(fault),
+    }
+}
+
+fn seen<'a>(camera: &'a Camera, source: &'a RtspSource, progress: &Progress) -> Seen<'a> {
+    Seen {
+        camera: &camera.id,
+        url: &source.url,
+        had_frames: progress.frames.load(Ordering::Relaxed) > 0,
+        certificate: progress.certificate.get().cloned(),
+    }
+}
+
+fn watch(
+    camera: &Camera,
+    source: &RtspSource,
+    progress: &Progress,
+    running: &Running,
+    live_since: &mut Option<Timestamp>,
+) -> End {
+    let pipeline = &running.0;
+    let Some(bus) = pipeline.bus() else {
+        return End::Fault(
+            seen(camera, source, progress).retry(Reason::Unreachable, "its pipeline has no bus"),
+        );
+    };
+    let started = clock::monotonic();
+    let mut stall: Option<Timestamp> = None;
+    let mut stalls = Repeats::default();
+    // An error shows in the messages that follow, whatever this says.
+    let _ = pipeline.set_state(gst::State::Playing);
+    loop {
+        let message = bus.timed_pop_filtered(POLL, &[gst::MessageType::Error, gst::MessageType::Eos]);
+        if camera.stop.is_raised() {
+            return End::Stopped;
+        }
+        // What the callbacks know is closer to the cause than the error that it led to.
+        if let Some(fault) = noted(camera, source, progress) {
+            return End::Fault(fault);
+        }
+        match message.as_ref().map(|message| message.view()) {
+            Some(gst::MessageView::Error(error)) => {
+                tracing::debug!(
+                    debug = source.url.redacted(&error.debug().unwrap_or_default()),
+                    "pipeline error"
+                );
+                return End::Fault(seen(camera, source, progress).error(error));
+            }
+            Some(_) => return End::Fault(seen(camera, source, progress).ended()),
+            None => {}
+        }
+        let now = clock::monotonic();
+        if progress.frames.load(Ordering::Relaxed) == 0 {
+            if now.since(started) >= source.first_frame_timeout {
+                let what =
+                    format!("connected, but no picture within {} s", source.first_frame_timeout.as_secs());
+                return End::Fault(seen(camera, source, progress).retry(Reason::Stalled, &what));
+            }
+            continue;
+        }
+        if live_since.is_none() {
+            *live_since = Some(now);
+            camera.connected();
+            tracing::info!(url = %source.url, "connected");
+        }
+        let silent = now.since(Timestamp::from_nanos(progress.last_arrival.load(Ordering::Relaxed)));
+        let allowed = progress.stalled_after();
+        match (silent >= allowed, stall) {
+            (true, None) => {
+                stall = Some(now);
+                let detail = format!("camera '{}' ({}): connected, but sends nothing", camera.id, source.url);
+                camera.say(CameraState::Stalled, Some(Reason::Stalled), &detail);
+                match stalls.note(now, Reason::Stalled, "") {
+                    Say::New => tracing::warn!(silent_s = silent.as_secs_f64(), "stalled"),
+                    Say::Again(times) => tracing::warn!(times, "still stalls again and again"),
+                    Say::Nothing => {}
+                }
+            }
+            (true, Some(since)) if now.since(since) >= STALL_ENDS_SESSION => {
+                return End::Fault(
+                    seen(camera, source, progress).retry(Reason::Stalled, "sends nothing any more"),
+                );
+            }
+            (false, Some(_)) => {
+                stall = None;
+                camera.say(CameraState::Live, None, "live");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn noted(camera: &Camera, source: &RtspSource, progress: &Progress) -> Option<Fault> {
+    let seen = seen(camera, source, progress);
+    if let Some(size) = progress.oversize.get() {
+        return Some(seen.refused(Reason::Unsupported, &pipeline::oversize_text(*size)));
+    }
+    if let Some(what) = progress.unsupported.get() {
+        return Some(seen.refused(Reason::Unsupported, what));
+    }
+    if let Some(error) = progress.failed.get() {
+        return Some(Fault {
+            state: CameraState::Refused,
+            reason: Reason::Unsupported,
+            detail: error.to_string(),
+        });
+    }
+    if progress.lag_lasts.load(Ordering::Relaxed) {
+        let what = "its pictures come late for seconds at their normal pace: its clock jumped, or a queue on the way \
+                    never empties";
+        return Some(seen.retry(Reason::Stale, what));
+    }
+    None
+}
+
+fn build(
+    camera: &Arc<Camera>,
+    source: &RtspSource,
+    progress: &Arc<Progress>,
+) -> Result<gst::Pipeline, Fault> {
+    let broken = |error: IngestError| Fault {
+        state: CameraState::Refused,
+        reason: Reason::Unsupported,
+        detail: error.to_string(),
+    };
+    let pipeline = gst::Pipeline::new();
+    // The monotonic system clock, the same as `clock.rs` reads.
+    pipeline.use_clock(Some(&gst::SystemClock::obtain()));
+    let rtspsrc = pipeline::make(&camera.id, "rtspsrc").map_err(broken)?;
+    configure(&rtspsrc, source)
+        .map_err(|problem| seen(camera, source, progress).refused(Reason::TlsFailed, &problem))?;
+    let sink = pipeline::appsink(1, true);
+    sink.set_callbacks(callbacks(camera.clone(), progress.clone()));
+    select_video(&rtspsrc, progress);
+    note_certificate(&rtspsrc, progress);
+    let linked = AtomicBool::new(false);
+    rtspsrc.connect_pad_added({
+        let (weak, progress, id) = (pipeline.downgrade(), progress.clone(), camera.id.clone());
+        move |_, pad| {
+            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            let (Some(pipeline), Some(codec)) = (weak.upgrade(), codec(&caps)) else { return };
+            if linked.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            let result = pipeline::add_decoder(&id, &pipeline, codec, true, &sink, &progress.oversize);
+            match result.map(|target| pad.link(&target)) {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => {
+                    drop(progress.unsupported.set("its stream cannot be linked to the decoder".to_owned()))
+                }
+                Err(error) => drop(progress.failed.set(error)),
+            }
+        }
+    });
+    pipeline.add(&rtspsrc).map_err(|_| {
+        broken(IngestError::Gstreamer {
+            camera: camera.id.clone(),
+            problem: "rtspsrc cannot be added".to_owned(),
+        })
+    })?;
+    Ok(pipeline)
+}
+
+/// Sets the source up. Errors with what is wrong with the CA file.
+fn configure(rtspsrc: &gst::Element, source: &RtspSource) -> Result<(), String> {
+    rtspsrc.set_property("location", source.url.location());
+    for (property, value) in [
+        ("protocols", "tcp"),
+        ("latency", "100"),
+        ("tcp-timeout", "3000000"),
+        // The default bends old pictures to look fresh.
+        ("buffer-mode", "none"),
+        ("add-reference-timestamp-meta", "true"),
+    ] {
+        pipeline::set_if_there(rtspsrc, property, value);
+    }
+    if let Some(user) = source.url.username() {
+        rtspsrc.set_property("user-id", user);
+    }
+    if let Some(password) = source.url.password() {
+        rtspsrc.set_property("user-pw", password.reveal());
+    }
+    if let Some(file) = &source.ca_file {
+        let database = gio::TlsFileDatabase::new(file)
+            .map_err(|e| format!("`ca_file` '{}' cannot be used: {}", file.display(), e.message()))?;
+        rtspsrc.set_property("tls-database", database);
+    }
+    Ok(())
+}
+
+fn codec(caps: &gst::CapsRef) -> Option<Codec> {
+    let structure = caps.structure(0)?;
+    Codec::from_encoding_name(&structure.get::<String>("encoding-name").ok()?)
+}
+
+/// Only the first video that can be read is asked for: no audio is sent for nothing.
+fn select_video(rtspsrc: &gst::Element, progress: &Arc<Progress>) {
+    let progress = progress.clone();
+    let taken = AtomicBool::new(false);
+    rtspsrc.connect("select-stream", false, move |args| {
+        let caps = args.get(2).and_then(|value| value.get::<gst::Caps>().ok())?;
+        let structure = caps.structure(0)?;
+        let is_video = structure.get::<String>("media").is_ok_and(|media| media == "video");
+        let wanted = is_video && codec(&caps).is_some() && !taken.swap(true, Ordering::Relaxed);
+        if is_video && codec(&caps).is_none() && !taken.load(Ordering::Relaxed) {
+            let name = structure.get::<String>("encoding-name").unwrap_or_else(|_| "unknown".to_owned());
+            let what =
+                format!("its codec is {name}; H.264 and H.265 are read: choose one of them in the camera");
+            let _ = progress.unsupported.set(what);
+        }
+        Some(wanted.to_value())
+    });
+}
+
+/// Remembers why a certificate is not trusted: the error that follows does not say.
+fn note_certificate(rtspsrc: &gst::Element, progress: &Arc<Progress>) {
+    let progress = progress.clone();
+    rtspsrc.connect("accept-certificate", false, move |args| {
+        let flags = args.get(3).and_then(|value| value.get::<gio::TlsCertificateFlags>().ok());
+        let what = match flags {
+            Some(flags) if flags.contains(gio::TlsCertificateFlags::UNKNOWN_CA) => {
+                "its certificate is of an unknown authority"
+            }
+            Some(flags) if flags.contains(gio::TlsCertificateFlags::BAD_IDENTITY) => {
+                "its certificate is for another host"
+            }
+            Some(flags) if flags.contains(gio::TlsCertificateFlags::EXPIRED) => "its certificate has expired",
+            _ => "its certificate is not trusted",
+        };
+        let _ = progress.certificate.set(what.to_owned());
+        Some(false.to_value())
+    });
+}
+
+fn callbacks(camera: Arc<Camera>, progress: Arc<Progress>) -> gst_app::AppSinkCallbacks {
+    let mut capture = CaptureClock::new(camera.latency);
+    let mut last_stream: Option<Duration> = None;
+    gst_app::AppSinkCallbacks::builder()
+        .new_sample(move |sink| {
+            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+            let now = clock::now();
+            let picture = match sample::picture(&sample) {
+                Ok(picture) => picture,
+                Err(SampleError::Format(name)) => {
+                    let what = format!("its pictures are {name}; 8 bit 4:2:0 is read: change the camera's setting");
+                    let _ = progress.unsupported.set(what);
+                    return Err(gst::FlowError::NotNegotiated);
+                }
+                Err(SampleError::Broken(_)) => {
+                    progress.broken.fetch_add(1, Ordering::Relaxed);
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+            };
+            let Some(stream_time) = picture.stream_time else { return Ok(gst::FlowSuccess::Ok) };
+            if let Some(last) = last_stream.replace(stream_time) {
+                note_interval(&progress.interval_ns, stream_time.saturating_sub(last));
+            }
+            let stamp = capture.stamp(now.mono, stream_time);
+            progress.last_arrival.store(now.mono.as_nanos(), Ordering::Relaxed);
+            progress.lag_lasts.fetch_or(stamp.lag_lasts, Ordering::Relaxed);
+            tracing::trace!(camera = %camera.id, age_ms = stamp.age.as_millis(), settled = stamp.settled, "frame");
+            if !stamp.settled || picture.corrupted {
+                return Ok(gst::FlowSuccess::Ok);
+            }
+            camera.slots.put(Frame {
+                camera: camera.id.clone(),
+                seq: camera.seq.fetch_add(1, Ordering::Relaxed),
+                captured: stamp.captured,
+                captured_utc: now.utc_of(stamp.captured),
+                arrived: now.mono,
+                width: picture.width,
+                height: picture.height,
+                pixels: picture.pixels,
+                matrix: picture.matrix,
+                range: picture.range,
+                siting: picture.siting,
+            });
+            progress.frames.fetch_add(1, Ordering::Relaxed);
+            Ok(gst::FlowSuccess::Ok)
+        })
+        .build()
+}
+
+/// Mean of the last steps of the stream's own clock.
+fn note_interval(mean_ns: &AtomicU64, step: Duration) {
+    let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).min(10_000_000_000);
+    let old = mean_ns.load(Ordering::Relaxed);
+    let new = if old == 0 { step } else { (7 * old + step) / 8 };
+    mean_ns.store(new, Ordering::Relaxed);
+}
