@@ -1,1 +1,635 @@
-//! The analysis thread: heads, geometry, rules and latches, and all state that is kept per camera.
+//! The analysis: heads, geometry, rules and latches, and all state that is kept per camera.
+//!
+//! [`Analysis`] is plain: time is an argument, and a replay drives it by hand. [`spawn`] is the thread that
+//! drives it live: it wakes on features or on the tick, so that a hung camera or backend is noticed by a
+//! thread that is not hung. It never touches a disk or a socket.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tokio::sync::watch;
+
+use crate::clock::{self, Now, Timestamp, UtcMillis};
+use crate::geometry::{self, Site};
+use crate::heads::Head;
+use crate::infer::Seen;
+use crate::outbox::{Outbox, Statement};
+use crate::rules::when::{self, LocalTime};
+use crate::rules::{Latch, Rule, RuleSettings};
+use crate::slot::{HealthBoard, InputBoard, Slots};
+use crate::types::{
+    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, MetricScene,
+    PairStatus, Reading, Reason, RuleStatus, Scene, StageTimes, State, Transition, Trust, Verdict,
+};
+
+/// How often the analysis looks at the time when no frame wakes it.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// How long a reader may believe a state without hearing it again.
+pub const VALID_FOR: Duration = Duration::from_secs(10);
+
+/// How often every state is said again, so that `VALID_FOR` never ends while we run.
+const RESAY: Duration = Duration::from_secs(4);
+
+/// Over how long the rate of analysed frames is counted.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// One camera as the analysis needs it.
+#[derive(Debug, Clone)]
+pub struct CameraSetup {
+    /// Its name.
+    pub id: CameraId,
+    /// Calibration, edges and pairs.
+    pub site: Site,
+    /// Its rules.
+    pub rules: Vec<RuleSettings>,
+}
+
+/// Everything a person may want to look at of one analysed frame.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The picture.
+    pub frame: Frame,
+    /// What the heads saw.
+    pub scene: Scene,
+    /// The same in metres.
+    pub metric: MetricScene,
+    /// The states after it.
+    pub rules: Vec<RuleStatus>,
+    /// How long each stage took.
+    pub times: StageTimes,
+}
+
+/// What there is to say after a step or a tick.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// What replaces what was said before.
+    pub statements: Vec<Statement>,
+    /// What happened.
+    pub transitions: Vec<Transition>,
+    /// What there is to see, after a frame.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What the analysis looks at beside the frames.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Health of the cameras, as far as it was said.
+    pub health: BTreeMap<CameraId, CameraHealth>,
+    /// Frames dropped at each camera's slot since the start.
+    pub dropped: BTreeMap<CameraId, u64>,
+    /// Newest value of each outside topic.
+    pub topics: BTreeMap<String, String>,
+}
+
+struct RuleRun {
+    settings: RuleSettings,
+    rule: Box<dyn Rule>,
+    latch: Latch,
+    said: State,
+    since: UtcMillis,
+    distance: Option<Distance>,
+    captured: Option<UtcMillis>,
+}
+
+struct CameraRun {
+    setup: CameraSetup,
+    rules: Vec<RuleRun>,
+    analysed: VecDeque<Timestamp>,
+    newest: Option<Timestamp>,
+    said: Option<CameraStatus>,
+}
+
+/// Names the events of one run.
+struct Numbering {
+    session: String,
+    seq: u64,
+}
+
+impl Numbering {
+    fn next(&mut self) -> (String, u64) {
+        self.seq += 1;
+        (format!("{}-{}", self.session, self.seq), self.seq)
+    }
+}
+
+/// When and about which camera something is said.
+struct Occasion<'a> {
+    camera: &'a CameraId,
+    utc: UtcMillis,
+    /// Whether it is time to say everything again.
+    resay: bool,
+    /// How long the deciding frame took, when a frame decided.
+    times: Option<StageTimes>,
+}
+
+/// The whole analysis of a daemon, or of a replay.
+pub struct Analysis {
+    numbering: Numbering,
+    zone: TimeZone,
+    heads: Vec<Box<dyn Head>>,
+    cameras: BTreeMap<CameraId, CameraRun>,
+    resaid: Option<Timestamp>,
+}
+
+impl Analysis {
+    /// For these cameras. `session` makes this run's event ids unique; `zone` is the zone of time windows.
+    pub fn new(
+        session: String,
+        zone: TimeZone,
+        heads: Vec<Box<dyn Head>>,
+        setups: Vec<CameraSetup>,
+        start: UtcMillis,
+    ) -> Self {
+        let cameras =
+            setups.into_iter().map(|setup| (setup.id.clone(), CameraRun::new(setup, start))).collect();
+        Self { numbering: Numbering { session, seq: 0 }, zone, heads, cameras, resaid: None }
+    }
+
+    /// Takes one frame's features.
+    pub fn step(&mut self, now: Now, features: Features, around: &Surroundings) -> Output {
+        let mut output = Output::default();
+        let Some(camera) = self.cameras.get_mut(&features.frame.camera) else {
+            return output;
+        };
+        let mut times = features.times;
+        let started = clock::monotonic();
+        let scene = see(&mut self.heads, &features);
+        let seen = clock::monotonic();
+        let metric = geometry::measure(&scene, &camera.setup.site);
+        let measured = clock::monotonic();
+        times.heads = seen.since(started);
+        times.geometry = measured.since(seen);
+        camera.judge(now, &scene, &metric, times);
+        camera.note(now.mono, scene.captured);
+        times.rules = clock::monotonic().since(measured);
+
+        for pair in &metric.pairs {
+            output.statements.push(Statement::Pair(PairStatus {
+                camera: metric.camera.clone(),
+                pair: pair.pair.clone(),
+                reading: pair.reading.clone(),
+                captured: metric.captured_utc,
+                ts: now.utc,
+            }));
+        }
+        let id = features.frame.camera.clone();
+        self.look_around(now, around, &mut output, Some((&id, times)));
+        if let Some(camera) = self.cameras.get(&id) {
+            let rules = camera.rules.iter().map(|rule| rule.status(&id, now.utc)).collect();
+            output.snapshot = Some(Snapshot { frame: features.frame, scene, metric, rules, times });
+        }
+        output
+    }
+
+    /// Takes the news that a frame could not be inferred.
+    pub fn fail(
+        &mut self,
+        now: Now,
+        camera: &CameraId,
+        captured: Timestamp,
+        reason: Reason,
+        around: &Surroundings,
+    ) -> Output {
+        if let Some(camera) = self.cameras.get_mut(camera) {
+            for rule in &mut camera.rules {
+                rule.latch.observe(now.mono, captured, Verdict::NoEvidence(reason));
+            }
+        }
+        self.tick(now, around)
+    }
+
+    /// Looks at the time, the cameras' health and the conditions.
+    pub fn tick(&mut self, now: Now, around: &Surroundings) -> Output {
+        let mut output = Output::default();
+        self.look_around(now, around, &mut output, None);
+        output
+    }
+
+    /// Says of every rule that nothing is known any more, because the daemon stops.
+    pub fn stop(&mut self, now: Now) -> Output {
+        let mut output = Output::default();
+        for (id, camera) in &mut self.cameras {
+            for rule in &mut camera.rules {
+                rule.latch.set_disarmed(None);
+                rule.latch.tick(now.mono, Some(Reason::Stopping));
+                let occasion = Occasion { camera: id, utc: now.utc, resay: true, times: None };
+                rule.report(&occasion, &mut self.numbering, &mut output);
+            }
+        }
+        output
+    }
+
+    fn look_around(
+        &mut self,
+        now: Now,
+        around: &Surroundings,
+        output: &mut Output,
+        deciding: Option<(&CameraId, StageTimes)>,
+    ) {
+        let local = LocalTime::at(now.utc, &self.zone);
+        let resay = self.resaid.is_none_or(|last| now.mono.since(last) >= RESAY);
+        if resay {
+            self.resaid = Some(now.mono);
+        }
+        for (id, camera) in &mut self.cameras {
+            let fault = around.health.get(id).and_then(fault);
+            for rule in &mut camera.rules {
+                rule.latch.tick(now.mono, fault);
+                rule.latch.set_disarmed(when::disarmed(&rule.settings.when, &around.topics, local));
+                let times = deciding.filter(|(camera, _)| *camera == id).map(|(_, times)| times);
+                let occasion = Occasion { camera: id, utc: now.utc, resay, times };
+                rule.report(&occasion, &mut self.numbering, output);
+            }
+            camera.report(id, now, around, resay, output);
+        }
+    }
+}
+
+/// The reason why a camera's health alone makes its rules unknown.
+fn fault(health: &CameraHealth) -> Option<Reason> {
+    match health.state {
+        CameraState::Live => None,
+        CameraState::Connecting => Some(health.reason.unwrap_or(Reason::Connecting)),
+        CameraState::Stalled => Some(health.reason.unwrap_or(Reason::Stalled)),
+        CameraState::Backoff | CameraState::Refused => Some(health.reason.unwrap_or(Reason::ConnectionLost)),
+        CameraState::Ended => Some(Reason::EndOfClip),
+    }
+}
+
+/// What the heads see in one frame. A head that fails makes the scene untrusted.
+pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
+    let frame = &features.frame;
+    let mut scene = Scene {
+        camera: frame.camera.clone(),
+        seq: frame.seq,
+        captured: frame.captured,
+        captured_utc: frame.captured_utc,
+        transform: features.transform,
+        grid: features.grid,
+        things: vec![],
+        floor: vec![],
+        depth: None,
+        trust: Trust::Trusted,
+    };
+    for head in heads {
+        if let Err(error) = head.apply(features, &mut scene) {
+            tracing::debug!(camera = %frame.camera, seq = frame.seq, %error, "head failed");
+            scene.trust = Trust::Untrusted(Reason::HeadFailed);
+        }
+    }
+    scene
+}
+
+impl CameraRun {
+    fn new(setup: CameraSetup, start: UtcMillis) -> Self {
+        let rules = setup.rules.iter().map(|settings| RuleRun::new(settings.clone(), start)).collect();
+        Self { setup, rules, analysed: VecDeque::new(), newest: None, said: None }
+    }
+
+    fn judge(&mut self, now: Now, scene: &Scene, metric: &MetricScene, times: StageTimes) {
+        for rule in &mut self.rules {
+            let verdict = match scene.trust {
+                Trust::Untrusted(reason) => Verdict::NoEvidence(reason),
+                Trust::Trusted => rule.rule.judge(metric),
+            };
+            let stale_after = rule.settings.latch.stale_after;
+            let late = now.mono.since(metric.captured) > stale_after;
+            // It came in time and was worked on for too long: that is ours, not the camera's.
+            let verdict = if late && times.ingest < stale_after {
+                Verdict::NoEvidence(Reason::Overloaded)
+            } else {
+                verdict
+            };
+            rule.latch.observe(now.mono, metric.captured, verdict);
+            let reading = metric.pairs.iter().find(|pair| pair.pair == *rule.settings.pair());
+            rule.distance = match reading.map(|pair| &pair.reading) {
+                Some(Reading::Measured(distance)) => Some(distance.clone()),
+                _ => None,
+            };
+            rule.captured = Some(metric.captured_utc);
+        }
+    }
+
+    fn note(&mut self, now: Timestamp, captured: Timestamp) {
+        self.analysed.push_back(now);
+        self.newest = self.newest.max(Some(captured));
+    }
+
+    fn report(&mut self, id: &CameraId, now: Now, around: &Surroundings, resay: bool, output: &mut Output) {
+        while self.analysed.front().is_some_and(|time| now.mono.since(*time) > RATE_WINDOW) {
+            self.analysed.pop_front();
+        }
+        let health = around.health.get(id);
+        let status = CameraStatus {
+            camera: id.clone(),
+            state: health.map_or(CameraState::Connecting, |health| health.state),
+            reason: health.map_or(Some(Reason::Starting), fault),
+            detail: health.map_or_else(String::new, |health| health.detail.clone()),
+            analysed_fps: self.analysed.len() as f64 / RATE_WINDOW.as_secs_f64(),
+            frame_age_s: self.newest.map(|newest| now.mono.since(newest).as_secs_f64()),
+            dropped: around.dropped.get(id).copied().unwrap_or(0),
+            connects: health.map_or(0, |health| health.connects),
+            ts: now.utc,
+        };
+        let changed = self.said.as_ref().is_none_or(|said| {
+            (said.state, said.reason, &said.detail) != (status.state, status.reason, &status.detail)
+        });
+        if changed || resay {
+            self.said = Some(status.clone());
+            output.statements.push(Statement::Camera(status));
+        }
+    }
+}
+
+impl RuleRun {
+    fn new(settings: RuleSettings, start: UtcMillis) -> Self {
+        let latch = Latch::new(settings.latch);
+        Self {
+            rule: settings.build(),
+            said: latch.state(),
+            latch,
+            settings,
+            since: start,
+            distance: None,
+            captured: None,
+        }
+    }
+
+    fn status(&self, camera: &CameraId, ts: UtcMillis) -> RuleStatus {
+        let (warning_m, alarm_m) = self.settings.limits_m();
+        let evidence = self.latch.evidence();
+        RuleStatus {
+            camera: camera.clone(),
+            rule: self.settings.id.clone(),
+            pair: self.settings.pair().clone(),
+            state: self.latch.state(),
+            evidence,
+            distance: if evidence == Evidence::Fresh { self.distance.clone() } else { None },
+            warning_m,
+            alarm_m,
+            since: self.since,
+            ts,
+            captured: self.captured,
+            valid_for: VALID_FOR,
+        }
+    }
+
+    /// Says the state when it changed, or when it is time to say it again. A change of its word is an event.
+    fn report(&mut self, occasion: &Occasion<'_>, numbering: &mut Numbering, output: &mut Output) {
+        let state = self.latch.state();
+        let event = state.word() != self.said.word();
+        if event {
+            self.since = occasion.utc;
+        }
+        if state != self.said || occasion.resay {
+            output.statements.push(Statement::Rule(self.status(occasion.camera, occasion.utc)));
+        }
+        if event {
+            let (event_id, seq) = numbering.next();
+            output.transitions.push(Transition {
+                event_id,
+                seq,
+                from: self.said.clone(),
+                status: self.status(occasion.camera, occasion.utc),
+                times: occasion.times,
+            });
+        }
+        self.said = state;
+    }
+}
+
+/// What the analysis thread is connected to.
+pub struct Wiring {
+    /// Results of the inference thread.
+    pub seen: Receiver<Vec<Seen>>,
+    /// Health of the cameras.
+    pub health: Arc<HealthBoard>,
+    /// For the counts of dropped frames.
+    pub slots: Arc<Slots>,
+    /// Values of outside topics.
+    pub inputs: Arc<InputBoard>,
+    /// Where to say things.
+    pub outbox: Arc<Outbox>,
+    /// Where to show things.
+    pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+}
+
+/// Starts the thread. It ends, and says of every rule that it is stopping, when the inference thread has ended.
+pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("analysis".into()).spawn(move || {
+        loop {
+            let batch = match wiring.seen.recv_timeout(TICK) {
+                Ok(batch) => batch,
+                Err(RecvTimeoutError::Timeout) => vec![],
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let around = wiring.look(&analysis);
+            for seen in batch {
+                let now = clock::now();
+                let output = match seen {
+                    Seen::Frame(features) => analysis.step(now, *features, &around),
+                    Seen::Failed { camera, captured, reason } => {
+                        analysis.fail(now, &camera, captured, reason, &around)
+                    }
+                };
+                wiring.deliver(output);
+            }
+            wiring.deliver(analysis.tick(clock::now(), &around));
+        }
+        wiring.deliver(analysis.stop(clock::now()));
+    })
+}
+
+impl Wiring {
+    fn look(&self, analysis: &Analysis) -> Surroundings {
+        let ids = || analysis.cameras.keys();
+        Surroundings {
+            health: ids().filter_map(|id| Some((id.clone(), self.health.get(id)?))).collect(),
+            dropped: ids().map(|id| (id.clone(), self.slots.dropped(id))).collect(),
+            topics: self.inputs.snapshot(),
+        }
+    }
+
+    fn deliver(&self, output: Output) {
+        for transition in output.transitions {
+            log(&transition);
+            self.outbox.push(transition);
+        }
+        for statement in output.statements {
+            self.outbox.say(statement);
+        }
+        if let Some(snapshot) = output.snapshot {
+            self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        }
+    }
+}
+
+fn log(transition: &Transition) {
+    let status = &transition.status;
+    let distance_m = status.distance.as_ref().map(|distance| (distance.nearest_m * 100.0).round() / 100.0);
+    tracing::info!(
+        camera = %status.camera,
+        rule = %status.rule,
+        from = transition.from.word(),
+        to = status.state.word(),
+        reason = status.state.reason(),
+        distance_m,
+        "transition"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::{Pair, PairEnd};
+    use crate::rules::when::Condition;
+    use crate::rules::{LatchSettings, ProximitySettings, RuleKind};
+    use crate::types::{
+        ChromaSiting, ClassName, ColorMatrix, ColorRange, EdgeId, Grid, PairId, PixelFormat, PixelTransform,
+        Pixels, RuleId,
+    };
+
+    fn camera() -> CameraId {
+        CameraId::new("dock").unwrap()
+    }
+
+    fn analysis(when: Vec<Condition>) -> Analysis {
+        let pair = PairId::new("forklift_edge").unwrap();
+        let to = PairEnd::Edge(EdgeId::new("dock_edge").unwrap());
+        let rule = RuleSettings {
+            id: RuleId::new("near_edge").unwrap(),
+            kind: RuleKind::Proximity(ProximitySettings {
+                pair: pair.clone(),
+                warning_m: Some(2.0),
+                alarm_m: 0.5,
+                leave_warning_m: None,
+                leave_alarm_m: 0.8,
+            }),
+            latch: LatchSettings {
+                stale_after: Duration::from_secs(1),
+                alarm_after: Duration::ZERO,
+                clear_after: Duration::from_secs(1),
+            },
+            when,
+        };
+        let pairs = vec![Pair { id: pair, from: ClassName::new("forklift").unwrap(), to }];
+        let setup = CameraSetup { id: camera(), site: Site { pairs, ..Site::default() }, rules: vec![rule] };
+        Analysis::new("s".into(), TimeZone::UTC, vec![], vec![setup], UtcMillis(0))
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Timestamp::from_nanos(ms * 1_000_000), utc: UtcMillis(ms as i64) }
+    }
+
+    fn features(ms: u64) -> Features {
+        let transform = PixelTransform {
+            source_width: 14,
+            source_height: 14,
+            input_width: 14,
+            input_height: 14,
+            scale_x: 1.0,
+            scale_y: 1.0,
+            offset_x: 0.0,
+            offset_y: 0.0,
+        };
+        Features {
+            frame: Frame {
+                camera: camera(),
+                seq: 0,
+                captured: at(ms).mono,
+                captured_utc: UtcMillis(ms as i64),
+                arrived: at(ms).mono,
+                width: 14,
+                height: 14,
+                pixels: Pixels::Host { format: PixelFormat::I420, data: bytes::Bytes::new(), planes: vec![] },
+                matrix: ColorMatrix::Bt709,
+                range: ColorRange::Limited,
+                siting: ChromaSiting::MPEG2,
+            },
+            transform,
+            grid: Grid { rows: 1, cols: 1, patch_px: 14 },
+            dim: 1,
+            layers: vec![],
+            cls: vec![0.0],
+            dense: BTreeMap::new(),
+            times: StageTimes::default(),
+        }
+    }
+
+    fn around(state: CameraState, reason: Option<Reason>) -> Surroundings {
+        let health =
+            CameraHealth { state, reason, detail: "detail".into(), since: Timestamp::default(), connects: 1 };
+        Surroundings { health: BTreeMap::from([(camera(), health)]), ..Surroundings::default() }
+    }
+
+    fn states(output: &Output) -> Vec<State> {
+        let rule = |statement: &Statement| match statement {
+            Statement::Rule(status) => Some(status.state.clone()),
+            _ => None,
+        };
+        output.statements.iter().filter_map(rule).collect()
+    }
+
+    #[test]
+    fn everything_is_said_at_the_start_and_again_before_it_expires() {
+        let mut analysis = analysis(vec![]);
+        let calm = around(CameraState::Live, None);
+        assert_eq!(states(&analysis.tick(at(0), &calm)), [State::Unknown(Reason::Starting)]);
+        let said: usize = (1..100).map(|tick| states(&analysis.tick(at(tick * 100), &calm)).len()).sum();
+        assert_eq!(said, 2, "at 4 and 8 s");
+        assert!(RESAY * 2 < VALID_FOR);
+    }
+
+    #[test]
+    fn without_calibration_it_stays_unknown() {
+        let mut analysis = analysis(vec![]);
+        let calm = around(CameraState::Live, None);
+        let output = analysis.step(at(100), features(50), &calm);
+        assert_eq!(states(&output), [State::Unknown(Reason::NotCalibrated)]);
+        assert!(output.transitions.is_empty());
+        assert!(output.snapshot.is_some());
+    }
+
+    #[test]
+    fn the_cameras_fault_is_the_reason() {
+        let mut analysis = analysis(vec![]);
+        let lost = around(CameraState::Backoff, Some(Reason::ConnectionLost));
+        assert_eq!(states(&analysis.tick(at(0), &lost)), [State::Unknown(Reason::ConnectionLost)]);
+        let ended = around(CameraState::Ended, None);
+        assert_eq!(states(&analysis.tick(at(100), &ended)), [State::Unknown(Reason::EndOfClip)]);
+    }
+
+    #[test]
+    fn conditions_disarm_with_their_reason_and_stopping_is_said() {
+        let docked = Condition::TopicIsNot {
+            topic: "trailer".into(),
+            value: "docked".into(),
+            reason: "trailer docked".into(),
+        };
+        let mut analysis = analysis(vec![docked]);
+        let mut around = around(CameraState::Live, None);
+        around.topics.insert("trailer".into(), "docked".into());
+        let output = analysis.tick(at(0), &around);
+        assert_eq!(states(&output), [State::Disarmed("trailer docked".into())]);
+        assert_eq!(output.transitions.len(), 1);
+        assert_eq!(
+            (output.transitions[0].event_id.as_str(), output.transitions[0].from.word()),
+            ("s-1", "unknown")
+        );
+        let output = analysis.stop(at(100));
+        assert_eq!(states(&output), [State::Unknown(Reason::Stopping)]);
+    }
+
+    #[test]
+    fn a_failed_frame_is_no_evidence() {
+        let mut analysis = analysis(vec![]);
+        let calm = around(CameraState::Live, None);
+        let output = analysis.fail(at(100), &camera(), at(50).mono, Reason::BackendFailed, &calm);
+        assert_eq!(states(&output), [State::Unknown(Reason::BackendFailed)]);
+    }
+}

@@ -7,7 +7,9 @@ pub mod camera;
 pub mod polygon;
 pub mod vector;
 
-use crate::types::{ClassName, EdgeId, PairId};
+use calibration::Calibration;
+
+use crate::types::{ClassName, EdgeId, MetricScene, PairId, PairReading, Reading, Reason, Scene};
 
 /// A polyline on the floor that things may come too close to.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,4 +38,41 @@ pub enum PairEnd {
     Class(ClassName),
     /// A configured edge.
     Edge(EdgeId),
+}
+
+/// What is fixed about a camera's place.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// Where the camera stands and how it sees; none means that there are no metres.
+    pub calibration: Option<Calibration>,
+    /// The edges on its floor.
+    pub edges: Vec<Edge>,
+    /// What is measured.
+    pub pairs: Vec<Pair>,
+}
+
+impl Site {
+    /// Where a point of the floor is seen in a picture of this size, in pixels; none without calibration and
+    /// for what lies behind the camera.
+    pub fn pixel_from_ground(&self, [x, y]: [f64; 2], width: u32, height: u32) -> Option<[f64; 2]> {
+        let camera = &self.calibration.as_ref()?.camera;
+        let [u, v] = camera.pixel_from_world([x, y, 0.0])?;
+        Some([u * f64::from(width) / camera.lens.width_px, v * f64::from(height) / camera.lens.height_px])
+    }
+}
+
+/// The things of a scene on the floor, and a reading for every pair of the site.
+pub fn measure(scene: &Scene, site: &Site) -> MetricScene {
+    let reading = |pair: &Pair| PairReading {
+        pair: pair.id.clone(),
+        reading: Reading::Unavailable(Reason::NotCalibrated),
+    };
+    MetricScene {
+        camera: scene.camera.clone(),
+        seq: scene.seq,
+        captured: scene.captured,
+        captured_utc: scene.captured_utc,
+        things: vec![],
+        pairs: site.pairs.iter().map(reading).collect(),
+    }
 }

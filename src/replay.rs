@@ -1,1 +1,0 @@
-//! The same path over a clip in virtual time: deterministic, nothing dropped.
