@@ -17,6 +17,8 @@ mod fault;
 #[cfg(feature = "gstreamer")]
 pub mod gst_log;
 #[cfg(feature = "gstreamer")]
+mod inventory;
+#[cfg(feature = "gstreamer")]
 mod pipeline;
 #[cfg(feature = "gstreamer")]
 mod sample;
@@ -29,6 +31,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "gstreamer")]
+pub use inventory::{Element, Inventory, inventory};
 pub use supervisor::CameraHandle;
 pub use url::{StreamUrl, UrlError};
 

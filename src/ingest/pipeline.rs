@@ -52,15 +52,27 @@ impl Codec {
     }
 }
 
+const RTSP_ELEMENTS: [&str; 4] = ["rtspsrc", "rtpbin", "rtpjitterbuffer", "appsink"];
+const FILE_ELEMENTS: [&str; 4] = ["filesrc", "qtdemux", "matroskademux", "appsink"];
+
+/// All elements that cameras and clips need, each once.
+pub(super) fn needed_elements() -> Vec<&'static str> {
+    let codecs = [Codec::H264, Codec::H265].into_iter().flat_map(Codec::elements);
+    let mut needed: Vec<_> = RTSP_ELEMENTS.into_iter().chain(FILE_ELEMENTS).chain(codecs).collect();
+    needed.sort_unstable();
+    needed.dedup();
+    needed
+}
+
 /// Starts GStreamer and looks whether all is there that a camera needs.
 pub(super) fn require_rtsp(camera: &CameraId) -> Result<(), IngestError> {
-    require(camera, &["rtspsrc", "rtpbin", "rtpjitterbuffer", "appsink"])?;
+    require(camera, &RTSP_ELEMENTS)?;
     [Codec::H264, Codec::H265].iter().try_for_each(|codec| require(camera, &codec.elements()))
 }
 
 /// Starts GStreamer and looks whether all is there that a video file needs.
 pub(super) fn require_file(camera: &CameraId) -> Result<(), IngestError> {
-    require(camera, &["filesrc", "qtdemux", "matroskademux", "appsink"])?;
+    require(camera, &FILE_ELEMENTS)?;
     [Codec::H264, Codec::H265].iter().try_for_each(|codec| require(camera, &codec.elements()[1..]))
 }
 
@@ -72,14 +84,19 @@ fn require(camera: &CameraId, elements: &[&str]) -> Result<(), IngestError> {
     }
 }
 
-fn missing(camera: &CameraId, element: &str) -> IngestError {
-    let package = match element {
+/// The Debian package that has an element.
+pub(super) fn package_of(element: &str) -> &'static str {
+    match element {
         "h264parse" | "h265parse" => "gstreamer1.0-plugins-bad",
         "appsink" => "gstreamer1.0-plugins-base",
         "filesrc" | "capsfilter" => "libgstreamer1.0-0",
         _ if element.starts_with("avdec") => "gstreamer1.0-libav",
         _ => "gstreamer1.0-plugins-good",
-    };
+    }
+}
+
+fn missing(camera: &CameraId, element: &str) -> IngestError {
+    let package = package_of(element);
     IngestError::MissingPlugin { camera: camera.clone(), element: element.to_owned(), package }
 }
 
