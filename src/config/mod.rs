@@ -1,2 +1,203 @@
 //! The YAML file: walked as a value tree so that every problem is named at once with its key path, and
 //! resolved into types that cannot be wrong.
+//!
+//! `yaml` reads text into values with their lines, `overlay` lays environment variables over them, `keys` says
+//! what is accepted, `read` checks by it, `resolve` makes settings of it; `docs` writes the reference.
+
+mod docs;
+mod keys;
+mod overlay;
+mod problem;
+mod read;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::geometry::{Edge, Pair};
+use crate::publish::MqttSettings;
+use crate::rules::RuleSettings;
+use crate::types::{CameraId, NodeId, Secret};
+
+pub use docs::{json_schema, reference};
+pub use problem::{Origin, Problem, Problems};
+
+/// Everything that the daemon is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Name of this daemon in topics and messages.
+    pub node: NodeId,
+    /// The model.
+    pub model: ModelSettings,
+    /// The broker.
+    pub mqtt: MqttSettings,
+    /// At least one camera, in the order of the file.
+    pub cameras: Vec<Camera>,
+}
+
+/// Which model runs, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSettings {
+    /// Name of an installed model.
+    pub name: String,
+    /// Width of its input in pixels, a multiple of 14.
+    pub input_width: u32,
+    /// Height of its input in pixels, a multiple of 14.
+    pub input_height: u32,
+    /// Threads on the CPU; 0 takes as many as there are cores.
+    pub threads: usize,
+    /// Frames that go through it together at most.
+    pub max_batch: usize,
+}
+
+/// One camera.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Camera {
+    /// Its name.
+    pub id: CameraId,
+    /// Where its pictures come from.
+    pub source: Source,
+    /// How long the camera takes from light to network.
+    pub camera_latency: Duration,
+    /// Evidence older than this is none. The rules' latches have it too.
+    pub stale_after: Duration,
+    /// Where the floor is, once it was measured.
+    pub calibration: Option<Calibration>,
+    /// Lines on the floor.
+    pub edges: Vec<Edge>,
+    /// What is measured.
+    pub pairs: Vec<Pair>,
+    /// What is too close.
+    pub rules: Vec<RuleSettings>,
+}
+
+/// Where pictures come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A camera on the network.
+    Rtsp {
+        /// Its address, as typed.
+        url: Secret,
+        /// User name, when it is given apart from the address.
+        username: Option<String>,
+        /// Password, when it is given apart from the address.
+        password: Option<Secret>,
+        /// Certificates (PEM) to trust instead of the system's.
+        ca_file: Option<PathBuf>,
+    },
+    /// A clip.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Begin again at its end.
+        repeat: bool,
+    },
+    /// A folder of pictures.
+    Images {
+        /// The folder.
+        dir: PathBuf,
+        /// Pictures a second.
+        fps: f64,
+    },
+}
+
+/// Lens and floor points of a camera, as typed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// Width of the picture that all pixels speak of.
+    pub width_px: f64,
+    /// Height of that picture.
+    pub height_px: f64,
+    /// Focal length along a row in pixels.
+    pub fx_px: f64,
+    /// Focal length along a column in pixels.
+    pub fy_px: f64,
+    /// Where the axis meets the picture, from its left edge.
+    pub cx_px: f64,
+    /// Where the axis meets the picture, from its top edge.
+    pub cy_px: f64,
+    /// Pixels and where they are on the floor in metres; at least four.
+    pub points: Vec<([f64; 2], [f64; 2])>,
+}
+
+/// What a configuration is read in: where its relative paths begin, and what else can change it.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The file, as it is named in problems.
+    pub file: String,
+    /// Folder that relative paths begin at.
+    pub folder: PathBuf,
+    /// Environment variables; those that begin with `STANDOFF__` set values.
+    pub variables: Vec<(String, String)>,
+    /// Identity of this machine, from which the node's name is made when none is given.
+    pub machine_id: Option<String>,
+}
+
+impl Surroundings {
+    /// Those of this process, for the configuration at `path`.
+    pub fn of(path: &Path) -> Self {
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let machine_id = ["/etc/machine-id", "/var/lib/dbus/machine-id"]
+            .iter()
+            .filter_map(|file| std::fs::read_to_string(file).ok())
+            .map(|id| id.trim().to_owned())
+            .find(|id| !id.is_empty());
+        Self {
+            file: path.display().to_string(),
+            folder: path.parent().map(Path::to_owned).unwrap_or_default(),
+            variables,
+            machine_id,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, with the environment of this process laid over it.
+    ///
+    /// Errors with everything that is wrong, each with its key path and line.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let around = Surroundings::of(path);
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let problem = Problem {
+                path: String::new(),
+                origin: Origin::File,
+                message: format!("the file cannot be read: {error}"),
+            };
+            Problems::new(&around.file, vec![problem])
+        })?;
+        Self::parse(&text, &around)
+    }
+
+    /// Reads a text. Files that it names (passwords, certificates, clips) are looked for.
+    ///
+    /// Errors with everything that is wrong, each with its key path and line.
+    pub fn parse(text: &str, around: &Surroundings) -> Result<Self, Problems> {
+        let mut tree = yaml::parse(text).map_err(|list| Problems::new(&around.file, list))?;
+        let report = read::Report::default();
+        overlay::variables(&mut tree, &around.variables, &report);
+        let config = resolve::config(&tree, around, &report);
+        let problems = report.into_problems();
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(Problems::new(&around.file, problems)),
+        }
+    }
+
+    /// The MQTT topics that conditions of rules read, each once.
+    pub fn watched_topics(&self) -> Vec<String> {
+        let rules = self.cameras.iter().flat_map(|camera| &camera.rules);
+        let mut topics: Vec<String> = rules
+            .flat_map(|rule| &rule.when)
+            .filter_map(|condition| condition.topic())
+            .map(str::to_owned)
+            .collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+}

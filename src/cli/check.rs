@@ -1,0 +1,56 @@
+//! `standoff check FILE`: every problem of a configuration at once, or what it says in a few lines.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config::{Camera, Config, Source};
+
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration to check.
+    pub file: PathBuf,
+}
+
+/// Checks and prints. Exit code 2 means that the file is not accepted.
+pub fn run(args: &Args) -> ExitCode {
+    match Config::load(&args.file) {
+        Ok(config) => {
+            println!("ok: {}\n{}", args.file.display(), summary(&config));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What a configuration says, in a line for the daemon and one a camera.
+pub fn summary(config: &Config) -> String {
+    let Config { node, model, mqtt, cameras } = config;
+    let (width, height) = (model.input_width, model.input_height);
+    let mut lines = vec![format!(
+        "  node {node}, model {} at {width}x{height}, broker {}:{}",
+        model.name, mqtt.host, mqtt.port
+    )];
+    lines.extend(cameras.iter().map(camera_line));
+    lines.join("\n")
+}
+
+fn camera_line(camera: &Camera) -> String {
+    let source = match &camera.source {
+        Source::Rtsp { .. } => "RTSP".to_owned(),
+        Source::File { path, .. } => format!("clip {}", path.display()),
+        Source::Images { dir, .. } => format!("pictures in {}", dir.display()),
+    };
+    let calibration = match &camera.calibration {
+        Some(calibration) => format!("calibrated by {} points", calibration.points.len()),
+        None => "NOT CALIBRATED: every rule stays unknown".to_owned(),
+    };
+    let count = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
+    let rules: Vec<&str> = camera.rules.iter().map(|rule| rule.id.as_str()).collect();
+    let rules = if rules.is_empty() { "no rules".to_owned() } else { format!("rules {}", rules.join(", ")) };
+    let pairs = count(camera.pairs.len(), "pair");
+    format!("  camera {}: {source}, {calibration}, {pairs}, {rules}", camera.id)
+}

@@ -1,0 +1,313 @@
+//! Every key of the configuration, once: its type with its range, its default and what it means. The reader
+//! checks by these tables; docs/configuration.md and pipelines/schema.json are written from them.
+
+/// A mapping with fixed keys.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// What it is, for the reference.
+    pub(super) about: &'static str,
+    pub(super) keys: &'static [Key],
+}
+
+/// One key of a section.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) need: Need,
+    pub(super) doc: &'static str,
+}
+
+/// Whether a key must be there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Need {
+    Required,
+    Optional,
+    /// Read as if this text stood there.
+    Default(&'static str),
+}
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// A path, relative to the configuration file.
+    Path,
+    /// An MQTT topic without wildcards.
+    Topic,
+    /// A name of the alphabet of `types::ids`.
+    Name,
+    Number {
+        min: f64,
+        max: f64,
+    },
+    Integer {
+        min: u64,
+        max: u64,
+    },
+    /// With its unit: `500ms`, `1.5s`, `2m`. Bounds in milliseconds.
+    Duration {
+        min_ms: u64,
+        max_ms: u64,
+    },
+    /// `true` or `false`.
+    Flag,
+    /// Width and height, as in `392x224`.
+    Size {
+        multiple_of: u32,
+    },
+    /// Two times of day, as in `06:00-22:00`.
+    Window,
+    /// Days of the week, as in `[mon, tue]`.
+    Days,
+    /// Two numbers in brackets.
+    Point,
+    /// At least two points in brackets.
+    Line,
+    Section(&'static Section),
+    /// Sections by names that the user gives.
+    Named(&'static Section),
+    List(&'static Section),
+}
+
+const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, need: Need::Required, doc }
+}
+
+const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, need: Need::Optional, doc }
+}
+
+const fn default(name: &'static str, kind: Kind, text: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, need: Need::Default(text), doc }
+}
+
+const METRES: Kind = Kind::Number { min: 0.0, max: 1000.0 };
+const PIXELS: Kind = Kind::Number { min: -100_000.0, max: 100_000.0 };
+const FOCAL: Kind = Kind::Number { min: 1.0, max: 1_000_000.0 };
+
+/// The whole file.
+pub(super) static FILE: Section = Section {
+    about: "The whole file.",
+    keys: &[
+        optional(
+            "node",
+            Kind::Name,
+            "Name of this daemon in topics and messages. Without it a hash of the machine's id, never its host name.",
+        ),
+        optional("model", Kind::Section(&MODEL), "The model that looks at the pictures."),
+        optional("mqtt", Kind::Section(&MQTT), "The broker that alarms go to."),
+        required("cameras", Kind::Named(&CAMERA), "The cameras, each by a name that appears in topics."),
+    ],
+};
+
+static MODEL: Section = Section {
+    about: "The model that looks at the pictures.",
+    keys: &[
+        default(
+            "name",
+            Kind::Name,
+            "dinov2-small",
+            "An installed model; `standoff model fetch` installs it.",
+        ),
+        default(
+            "input",
+            Kind::Size { multiple_of: 14 },
+            "392x224",
+            "Size of the model's input in pixels. Pictures are fitted into it without distortion.",
+        ),
+        default(
+            "threads",
+            Kind::Integer { min: 0, max: 256 },
+            "0",
+            "Threads of the model on the CPU. 0 takes as many as there are cores.",
+        ),
+        default(
+            "max_batch",
+            Kind::Integer { min: 1, max: 64 },
+            "4",
+            "Cameras whose newest frames go through the model together.",
+        ),
+    ],
+};
+
+static MQTT: Section = Section {
+    about: "The broker that alarms go to. Topics and messages: [mqtt.md](mqtt.md).",
+    keys: &[
+        default("host", Kind::Text, "127.0.0.1", "Name or address of the broker."),
+        default("port", Kind::Integer { min: 1, max: 65535 }, "1883", "Its port."),
+        optional("username", Kind::Text, "User name, when the broker asks for one."),
+        optional(
+            "password",
+            Kind::Secret,
+            "Its password. Better in `password_file` or the variable `STANDOFF__MQTT__PASSWORD`.",
+        ),
+        optional("password_file", Kind::Path, "A file whose first line is the password."),
+        optional("client_id", Kind::Text, "MQTT client id. Without it `standoff-` and the node's name."),
+        default(
+            "keep_alive",
+            Kind::Duration { min_ms: 2000, max_ms: 600_000 },
+            "15s",
+            "A broker that is silent for one and a half times as long is given up and connected again.",
+        ),
+    ],
+};
+
+static CAMERA: Section = Section {
+    about: "One camera. Exactly one of `url`, `file` and `images` says where its pictures come from.",
+    keys: &[
+        optional(
+            "url",
+            Kind::Secret,
+            "Stream, `rtsp://host/path` or `rtsps://host/path`. A user name and password in it are never shown.",
+        ),
+        optional("file", Kind::Path, "A clip, played in real time."),
+        optional("images", Kind::Path, "A folder of pictures, in the order of their names."),
+        default("loop", Kind::Flag, "false", "Begin the clip again at its end."),
+        default("fps", Kind::Number { min: 0.1, max: 120.0 }, "10", "Pictures of the folder a second."),
+        optional("username", Kind::Text, "User name of the stream, if it is not in the URL."),
+        optional("password", Kind::Secret, "Its password, if it is not in the URL."),
+        optional("password_file", Kind::Path, "A file whose first line is the password."),
+        optional("ca_file", Kind::Path, "Certificate (PEM) that an `rtsps://` camera is checked against."),
+        default(
+            "camera_latency",
+            Kind::Duration { min_ms: 0, max_ms: 10_000 },
+            "0ms",
+            "How long the camera itself takes from light to network. It cannot be seen from here.",
+        ),
+        default(
+            "stale_after",
+            Kind::Duration { min_ms: 100, max_ms: 60_000 },
+            "1s",
+            "A picture older than this is no evidence: the rules become unknown.",
+        ),
+        optional(
+            "calibration",
+            Kind::Section(&CALIBRATION),
+            "Where the floor is. Without it there are no metres and every rule stays unknown.",
+        ),
+        optional(
+            "edges",
+            Kind::Named(&EDGE),
+            "Lines on the floor that things may come too close to, by name.",
+        ),
+        optional("pairs", Kind::Named(&PAIR), "Distances that are measured, by name."),
+        optional("rules", Kind::Named(&RULE), "What is too close, by name."),
+    ],
+};
+
+static CALIBRATION: Section = Section {
+    about: "Pixels to metres: the lens by `hfov_deg` or `intrinsics`, the pose by at least four points on the floor.",
+    keys: &[
+        required(
+            "size",
+            Kind::Size { multiple_of: 1 },
+            "Size of the picture in which the pixels were read. A stream of another size is scaled to it.",
+        ),
+        optional(
+            "hfov_deg",
+            Kind::Number { min: 5.0, max: 170.0 },
+            "Horizontal field of view in degrees, from the camera's data sheet. The axis is taken as the middle.",
+        ),
+        optional("intrinsics", Kind::Section(&INTRINSICS), "The lens as measured, instead of `hfov_deg`."),
+        required(
+            "points",
+            Kind::List(&POINT),
+            "At least four places on the floor, seen in the picture and measured on the floor, not on one line.",
+        ),
+    ],
+};
+
+static INTRINSICS: Section = Section {
+    about: "The lens as measured, in pixels of `size`.",
+    keys: &[
+        required("fx", FOCAL, "Focal length along a row, pixels."),
+        required("fy", FOCAL, "Focal length along a column, pixels."),
+        required("cx", PIXELS, "Column of the axis, pixels from the left edge."),
+        required("cy", PIXELS, "Row of the axis, pixels from the top edge."),
+    ],
+};
+
+static POINT: Section = Section {
+    about: "One place on the floor.",
+    keys: &[
+        required(
+            "pixel",
+            Kind::Point,
+            "Where it is in the picture: `[x, y]` in pixels from the top left corner.",
+        ),
+        required("floor_m", Kind::Point, "Where it is on the floor: `[x, y]` in metres, z up, any origin."),
+        optional("what", Kind::Text, "A note for people."),
+    ],
+};
+
+static EDGE: Section = Section {
+    about: "A line on the floor.",
+    keys: &[required(
+        "line_m",
+        Kind::Line,
+        "Its points in metres on the floor, at least two: `[[x, y], [x, y]]`.",
+    )],
+};
+
+static PAIR: Section = Section {
+    about: "A distance that is measured: from the things of a class to the nearest thing of another, or to an edge.",
+    keys: &[
+        required("from", Kind::Name, "A class, see below."),
+        required("to", Kind::Name, "A class or the name of one of this camera's edges."),
+    ],
+};
+
+static RULE: Section = Section {
+    about: "What is too close. Distances are compared by the near end of their interval.",
+    keys: &[
+        required("pair", Kind::Name, "One of this camera's pairs."),
+        required("alarm_m", METRES, "Alarm below this distance, metres."),
+        optional("warning_m", METRES, "Warning below this distance, metres; more than `alarm_m`."),
+        optional(
+            "leave_alarm_m",
+            METRES,
+            "The alarm is left beyond this distance, metres. Without it `alarm_m` and 0.3 m.",
+        ),
+        optional(
+            "leave_warning_m",
+            METRES,
+            "The warning is left beyond this distance, metres. Without it `warning_m` and 0.3 m.",
+        ),
+        default(
+            "alarm_after",
+            Kind::Duration { min_ms: 0, max_ms: 60_000 },
+            "0s",
+            "How long a thing must be too close before it is said. 0 says it on the first picture.",
+        ),
+        default(
+            "clear_after",
+            Kind::Duration { min_ms: 0, max_ms: 600_000 },
+            "1s",
+            "How long pictures must show that nothing is too close before a lower state is said.",
+        ),
+        optional(
+            "when",
+            Kind::List(&CONDITION),
+            "All of these must hold for the rule to be armed. What is not known counts as holding.",
+        ),
+    ],
+};
+
+static CONDITION: Section = Section {
+    about: "One condition: an MQTT topic (`topic` with `is` or `is_not`) or a time of day (`time`, `days`).",
+    keys: &[
+        optional("topic", Kind::Topic, "An MQTT topic; its values should be published retained."),
+        optional("is", Kind::Text, "It holds while the topic has this value."),
+        optional("is_not", Kind::Text, "It holds while the topic has another value."),
+        optional(
+            "time",
+            Kind::Window,
+            "It holds in this window of local time. `22:00-06:00` passes midnight, `00:00-24:00` is the whole day.",
+        ),
+        optional("days", Kind::Days, "Days on which the window begins. Without it every day."),
+        optional("reason", Kind::Text, "What the disarmed state says, at most 200 characters."),
+    ],
+};

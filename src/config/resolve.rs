@@ -1,0 +1,387 @@
+//! From values to settings: what the tables cannot say, such as which keys belong together.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::keys;
+use super::problem::nearest;
+use super::read::{Reader, Report};
+use super::yaml::Value;
+use super::{Calibration, Camera, Config, ModelSettings, Source, Surroundings};
+use crate::geometry::{Edge, Pair, PairEnd};
+use crate::publish::MqttSettings;
+use crate::rules::when::Condition;
+use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings};
+use crate::types::ids::InvalidName;
+use crate::types::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId, Secret};
+
+/// What the shipped heads can find in a picture.
+pub(super) const CLASSES: [&str; 2] = ["forklift", "person"];
+
+/// How much farther than a limit a thing must go before it is left, metres, when nothing else is said.
+const HYSTERESIS_M: f64 = 0.3;
+
+/// Resolves the whole file. Nothing is complete while the report holds a problem.
+pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Option<Config> {
+    let file = Reader::open(&keys::FILE, tree, String::new(), report)?;
+    let node = node(&file, around);
+    let model = file.section("model").and_then(|section| model(&section));
+    let mqtt = file.section("mqtt").and_then(|section| mqtt(&section, node.as_ref(), around));
+    let cameras = file.named("cameras");
+    if file.has("cameras") && cameras.is_empty() {
+        file.wrong_key("cameras", "there is no camera");
+    }
+    let cameras: Vec<Camera> =
+        cameras.iter().filter_map(|(name, section)| camera(name, section, around)).collect();
+    Some(Config { node: node?, model: model?, mqtt: mqtt?, cameras })
+}
+
+fn node(file: &Reader<'_>, around: &Surroundings) -> Option<NodeId> {
+    if file.has("node") {
+        return file.parsed("node", NodeId::new);
+    }
+    let Some(id) = &around.machine_id else {
+        file.wrong_key("node", "is missing, and this machine has no id to make it from; give it a name");
+        return None;
+    };
+    // The id itself is confidential (man 5 machine-id); what is published must not lead back to it.
+    let hash = Sha256::digest(format!("standoff node {id}"));
+    let name: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    NodeId::new(&name).ok()
+}
+
+fn model(section: &Reader<'_>) -> Option<ModelSettings> {
+    let (name, size) = (section.text("name"), section.size("input"));
+    let (threads, max_batch) = (section.integer("threads"), section.integer("max_batch"));
+    let (input_width, input_height) = size?;
+    Some(ModelSettings {
+        name: name?,
+        input_width,
+        input_height,
+        threads: usize::try_from(threads?).ok()?,
+        max_batch: usize::try_from(max_batch?).ok()?,
+    })
+}
+
+fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> Option<MqttSettings> {
+    let host = section.parsed("host", |text| {
+        let ipv6 = text.parse::<std::net::Ipv6Addr>().is_ok();
+        let plain =
+            !text.is_empty() && !text.contains(['/', ':', '@']) && !text.contains(char::is_whitespace);
+        if ipv6 || plain {
+            Ok(text.to_owned())
+        } else {
+            Err("only the broker's name or address belongs here")
+        }
+    });
+    let port = section.integer("port");
+    let username = section.text("username");
+    let password = password(section, around);
+    if section.has("password") || section.has("password_file") {
+        if !section.has("username") {
+            section.wrong_key("username", "is missing: a password alone is of no use");
+        }
+    }
+    let client_id = section.parsed("client_id", |text| {
+        let fits = (1..=128).contains(&text.len()) && !text.contains(char::is_control);
+        if fits { Ok(text.to_owned()) } else { Err("must have 1 to 128 characters") }
+    });
+    let keep_alive = section.duration("keep_alive");
+    Some(MqttSettings {
+        host: host?,
+        port: u16::try_from(port?).ok()?,
+        username,
+        password,
+        client_id: client_id.or_else(|| Some(format!("standoff-{}", node?)))?,
+        keep_alive: keep_alive?,
+    })
+}
+
+/// The password that stands in the section itself or in a file that it names.
+fn password(section: &Reader<'_>, around: &Surroundings) -> Option<Secret> {
+    let inline = section.secret("password");
+    if section.has("password") && section.has("password_file") {
+        section.wrong_key("password_file", "there is also a `password`; one of the two must go");
+        return None;
+    }
+    let read = |text: &str| {
+        let content = std::fs::read_to_string(around.folder.join(text))
+            .map_err(|error| format!("the file cannot be read: {error}"))?;
+        match content.lines().next().map(str::trim_end) {
+            Some(line) if !line.is_empty() => Ok(Secret::new(line)),
+            _ => Err("the file has no password in its first line".to_owned()),
+        }
+    };
+    inline.or_else(|| section.parsed("password_file", read))
+}
+
+fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Camera> {
+    let id = named(section, CameraId::new(name));
+    let source = source(section, around);
+    let camera_latency = section.duration("camera_latency");
+    let stale_after = section.duration("stale_after");
+    let calibration = if section.has("calibration") {
+        section.section("calibration").and_then(|section| calibration(&section))
+    } else {
+        None
+    };
+    let edges: Vec<Edge> =
+        section.named("edges").iter().filter_map(|(name, edge_)| edge(name, edge_)).collect();
+    let edge_names: Vec<&str> = section.names("edges");
+    let pair_names: Vec<&str> = section.names("pairs");
+    let pairs: Vec<Pair> =
+        section.named("pairs").iter().filter_map(|(name, pair_)| pair(name, pair_, &edge_names)).collect();
+    let rules: Vec<RuleSettings> = section
+        .named("rules")
+        .iter()
+        .filter_map(|(name, rule_)| rule(name, rule_, &pair_names, stale_after))
+        .collect();
+    Some(Camera {
+        id: id?,
+        source: source?,
+        camera_latency: camera_latency?,
+        stale_after: stale_after?,
+        calibration,
+        edges,
+        pairs,
+        rules,
+    })
+}
+
+/// A name that the user gave to a section.
+fn named<T>(section: &Reader<'_>, name: Result<T, InvalidName>) -> Option<T> {
+    name.map_err(|error| section.wrong(error.to_string())).ok()
+}
+
+fn source(section: &Reader<'_>, around: &Surroundings) -> Option<Source> {
+    let there: Vec<&str> = ["url", "file", "images"].into_iter().filter(|key| section.has(key)).collect();
+    let password = password(section, around);
+    let username = section.text("username");
+    let only = |keys: &[&'static str], what: &str| {
+        for key in keys.iter().filter(|key| section.has(key)) {
+            section.wrong_key(key, format!("belongs to a camera with `{what}`"));
+        }
+    };
+    let exists = |path: &Path| {
+        let path = around.folder.join(path);
+        if path.exists() { Ok(path) } else { Err(format!("'{}' does not exist", path.display())) }
+    };
+    let file = |key: &str| section.parsed(key, |text| exists(Path::new(text)));
+    let ca_file: Option<PathBuf> = file("ca_file");
+    let (repeat, fps) = (section.flag("loop"), section.number("fps"));
+    match there.as_slice() {
+        ["url"] => {
+            only(&["loop"], "file");
+            only(&["fps"], "images");
+            let url = section.parsed("url", |text| {
+                let lower = text.to_ascii_lowercase();
+                let rest = lower.strip_prefix("rtsp://").or_else(|| lower.strip_prefix("rtsps://"));
+                match rest {
+                    Some(rest) if !rest.is_empty() => Ok(Secret::new(text)),
+                    _ => Err("must begin with rtsp:// or rtsps://"),
+                }
+            });
+            Some(Source::Rtsp { url: url?, username, password, ca_file })
+        }
+        ["file"] => {
+            only(&["username", "password", "password_file", "ca_file"], "url");
+            only(&["fps"], "images");
+            Some(Source::File { path: file("file")?, repeat: repeat? })
+        }
+        ["images"] => {
+            only(&["username", "password", "password_file", "ca_file"], "url");
+            only(&["loop"], "file");
+            Some(Source::Images { dir: file("images")?, fps: fps? })
+        }
+        [] => {
+            section.wrong("one of `url`, `file` and `images` is missing: where do its pictures come from?");
+            None
+        }
+        [_, rest @ ..] => {
+            for key in rest {
+                section.wrong_key(key, "only one of `url`, `file` and `images` can be");
+            }
+            None
+        }
+    }
+}
+
+fn calibration(section: &Reader<'_>) -> Option<Calibration> {
+    let size = section.size("size").map(|(width, height)| (f64::from(width), f64::from(height)));
+    let points = section.list("points");
+    if section.has("points") && points.len() < 4 {
+        section.wrong_key("points", format!("there are {}; at least four are wanted", points.len()));
+    }
+    let points: Vec<_> =
+        points.iter().filter_map(|point| point.point("pixel").zip(point.point("floor_m"))).collect();
+    let hfov = section.number("hfov_deg").map(f64::to_radians);
+    match (section.has("hfov_deg"), section.has("intrinsics")) {
+        (true, true) => {
+            section.wrong_key("intrinsics", "there is also `hfov_deg`; one of the two must go");
+            None
+        }
+        (false, false) => {
+            section.wrong("one of `hfov_deg` and `intrinsics` is missing");
+            None
+        }
+        (true, false) => {
+            let (width_px, height_px) = size?;
+            let focal_px = width_px / (2.0 * (hfov? / 2.0).tan());
+            Some(Calibration {
+                width_px,
+                height_px,
+                fx_px: focal_px,
+                fy_px: focal_px,
+                cx_px: width_px / 2.0,
+                cy_px: height_px / 2.0,
+                points,
+            })
+        }
+        (false, true) => {
+            let lens = section.section("intrinsics")?;
+            let ((fx, fy), (cx, cy)) =
+                ((lens.number("fx"), lens.number("fy")), (lens.number("cx"), lens.number("cy")));
+            let (width_px, height_px) = size?;
+            Some(Calibration { width_px, height_px, fx_px: fx?, fy_px: fy?, cx_px: cx?, cy_px: cy?, points })
+        }
+    }
+}
+
+fn edge(name: &str, section: &Reader<'_>) -> Option<Edge> {
+    let id = named(section, EdgeId::new(name));
+    if CLASSES.contains(&name) {
+        section.wrong("a class has this name; a pair could not tell the two apart");
+    }
+    Some(Edge { line_m: section.line("line_m")?, id: id? })
+}
+
+fn pair(name: &str, section: &Reader<'_>, edges: &[&str]) -> Option<Pair> {
+    let id = named(section, PairId::new(name));
+    let class = |text: &str| {
+        if CLASSES.contains(&text) {
+            return ClassName::new(text).map_err(|error| error.to_string());
+        }
+        Err(format!("no head knows the class '{}'{}", start(text), hint(text, &CLASSES)))
+    };
+    let from = section.parsed("from", |text| {
+        if edges.contains(&text) { Err("an edge can only be `to`".to_owned()) } else { class(text) }
+    });
+    let to = section.parsed("to", |text| {
+        if edges.contains(&text) {
+            return EdgeId::new(text).map(PairEnd::Edge).map_err(|error| error.to_string());
+        }
+        let known: Vec<&str> = edges.iter().copied().chain(CLASSES).collect();
+        class(text).map(PairEnd::Class).map_err(|_| {
+            format!("'{}' is neither an edge of this camera nor a class{}", start(text), hint(text, &known))
+        })
+    });
+    Some(Pair { id: id?, from: from?, to: to? })
+}
+
+fn rule(
+    name: &str,
+    section: &Reader<'_>,
+    pairs: &[&str],
+    stale_after: Option<Duration>,
+) -> Option<RuleSettings> {
+    let id = named(section, RuleId::new(name));
+    let pair = section.parsed("pair", |text| {
+        if pairs.contains(&text) {
+            return PairId::new(text).map_err(|error| error.to_string());
+        }
+        Err(format!("this camera has no pair '{}'{}", start(text), hint(text, pairs)))
+    });
+    let (alarm, warning) = (section.number("alarm_m"), section.number("warning_m"));
+    let (leave_alarm, leave_warning) = (section.number("leave_alarm_m"), section.number("leave_warning_m"));
+    let (alarm_after, clear_after) = (section.duration("alarm_after"), section.duration("clear_after"));
+    if let (Some(alarm), Some(warning)) = (alarm, warning) {
+        if warning <= alarm {
+            section.wrong_key("warning_m", format!("{warning} is not more than alarm_m, {alarm}"));
+        }
+    }
+    let not_less = |key: &str, leave: Option<f64>, limit_key: &str, limit: Option<f64>| {
+        if let (Some(leave), Some(limit)) = (leave, limit) {
+            if leave < limit {
+                section.wrong_key(key, format!("{leave} is less than {limit_key}, {limit}"));
+            }
+        }
+    };
+    not_less("leave_alarm_m", leave_alarm, "alarm_m", alarm);
+    not_less("leave_warning_m", leave_warning, "warning_m", warning);
+    if leave_warning.is_some() && !section.has("warning_m") {
+        section.wrong_key("leave_warning_m", "there is no `warning_m` to leave");
+    }
+    let conditions = section.list("when");
+    let when: Vec<Condition> = conditions.iter().filter_map(condition).collect();
+    let alarm_m = alarm?;
+    Some(RuleSettings {
+        id: id?,
+        kind: RuleKind::Proximity(ProximitySettings {
+            pair: pair?,
+            warning_m: warning,
+            alarm_m,
+            leave_warning_m: leave_warning.or(warning.map(|limit| limit + HYSTERESIS_M)),
+            leave_alarm_m: leave_alarm.unwrap_or(alarm_m + HYSTERESIS_M),
+        }),
+        latch: LatchSettings {
+            stale_after: stale_after?,
+            alarm_after: alarm_after?,
+            clear_after: clear_after?,
+        },
+        when,
+    })
+}
+
+fn condition(section: &Reader<'_>) -> Option<Condition> {
+    let topic = section.parsed("topic", |text| {
+        let fits = (1..=1000).contains(&text.len()) && !text.contains(['+', '#', '\0']);
+        if fits {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("'{}' is not a topic without wildcards", start(text)))
+        }
+    });
+    let reason = section.parsed("reason", |text| {
+        let fits = (1..=200).contains(&text.chars().count()) && !text.contains(char::is_control);
+        if fits { Ok(text.to_owned()) } else { Err("must be one line of 1 to 200 characters") }
+    });
+    let (is, is_not) = (section.text("is"), section.text("is_not"));
+    let (time, days) = (section.window("time"), section.days("days"));
+    match (section.has("topic"), section.has("time"), section.has("is"), section.has("is_not")) {
+        (true, false, true, false) if !section.has("days") => {
+            let (topic, value) = (topic?, is?.trim().to_owned());
+            let reason = reason.unwrap_or_else(|| format!("{} is not {}", start(&topic), start(&value)));
+            Some(Condition::TopicIs { topic, value, reason })
+        }
+        (true, false, false, true) if !section.has("days") => {
+            let (topic, value) = (topic?, is_not?.trim().to_owned());
+            let reason = reason.unwrap_or_else(|| format!("{} is {}", start(&topic), start(&value)));
+            Some(Condition::TopicIsNot { topic, value, reason })
+        }
+        (false, true, false, false) => {
+            let (from, to) = time?;
+            let days = if section.has("days") { days? } else { [true; 7] };
+            let reason = reason.unwrap_or_else(|| "outside its time window".to_owned());
+            Some(Condition::TimeWindow { from, to, days, reason })
+        }
+        _ => {
+            section.wrong("must be `topic` with either `is` or `is_not`, or `time` with or without `days`");
+            None
+        }
+    }
+}
+
+/// The beginning of a text, so that a message stays short.
+fn start(text: &str) -> String {
+    text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn hint(typed: &str, known: &[&str]) -> String {
+    match nearest(typed, known.iter().copied()) {
+        Some(name) => format!("; did you mean '{name}'?"),
+        None if known.is_empty() => "; there are none".to_owned(),
+        None => format!("; known: {}", known.join(", ")),
+    }
+}
