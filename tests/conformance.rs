@@ -1,4 +1,11 @@
 //! Every implementation of a step against its reference, each with its tolerance beside it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "conformance/backbone.rs"]
+mod backbone;
+#[path = "conformance/backend.rs"]
+mod backend;
 #[path = "conformance/preprocess.rs"]
 mod preprocess;
+#[path = "conformance/support.rs"]
+mod support;

@@ -1,7 +1,45 @@
 //! The backbone, wherever it runs. A backend hides where its memory is: upload, preprocess and model are
 //! inside it, and only [`Features`] come out. It is owned by the `infer` thread.
 
+pub mod onnxruntime;
+
+use std::path::PathBuf;
+
+use crate::model::graph::GraphHead;
 use crate::types::{Batch, Features, Grid};
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendSettings {
+    /// Name of an installed model, or the path of a weights file.
+    pub model: String,
+    /// Width of the model's input in pixels, a multiple of 14.
+    pub input_width: u32,
+    /// Height of the model's input in pixels, a multiple of 14.
+    pub input_height: u32,
+    /// Frames that one call takes at most.
+    pub max_batch: usize,
+    /// Threads of the model; none for one a core.
+    pub threads: Option<usize>,
+    /// Heads that become part of the graph.
+    pub heads: Vec<GraphHead>,
+    /// The inference library; none to look for it in `$ORT_DYLIB_PATH`, the store and the system.
+    pub library: Option<PathBuf>,
+}
+
+impl Default for BackendSettings {
+    fn default() -> Self {
+        Self {
+            model: "dinov2-small".to_owned(),
+            input_width: 392,
+            input_height: 224,
+            max_batch: 1,
+            threads: None,
+            heads: Vec::new(),
+            library: None,
+        }
+    }
+}
 
 /// What a backend was built for.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,4 +95,10 @@ pub trait Backend: Send {
     /// One pass over a batch of 1 to `max_batch` frames of any sizes. Returns one [`Features`] a frame, in
     /// order, with `times.preprocess` and `times.backbone` filled in.
     fn infer(&mut self, batch: &Batch) -> Result<Vec<Features>, BackendError>;
+}
+
+/// Opens the backend that fits this machine: ONNX Runtime on the CPU. Finds the model and the library in the
+/// store, writes the graph when it is not cached, and runs it once so that the first frame is not the slow one.
+pub fn open(settings: &BackendSettings) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(onnxruntime::OnnxRuntime::open(settings)?))
 }

@@ -1,5 +1,6 @@
 //! `standoff::preprocess` against a plain float64 reference that knows no tables, and against Pillow.
 
+use super::support::Random;
 use bytes::Bytes;
 use standoff::clock::{Timestamp, UtcMillis};
 use standoff::preprocess::{MEAN, Preprocessor, STD, color, letterbox};
@@ -23,17 +24,6 @@ fn frame(width: u32, height: u32, format: PixelFormat, data: Vec<u8>, planes: Ve
         matrix: ColorMatrix::Bt601,
         range: ColorRange::Full,
         siting: ChromaSiting::JPEG,
-    }
-}
-
-/// splitmix64, so that a failure repeats.
-struct Random(u64);
-
-impl Random {
-    fn byte(&mut self) -> u8 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).to_le_bytes()[7]
     }
 }
 

@@ -1,0 +1,235 @@
+//! What is installed: weights, the inference library, and the graphs written from the weights. All of it lies
+//! in one folder, and each file appears there whole or not at all.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::graph::{self, GraphError, GraphOptions};
+use super::weights::{Weights, WeightsError, hex};
+
+/// Graphs kept; a new one pushes out the one that was written first.
+const KEPT_GRAPHS: usize = 8;
+
+/// Why the store cannot give or take something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no folder for it.
+    #[error("no folder for models: set STANDOFF_HOME, XDG_CACHE_HOME or HOME")]
+    NoHome,
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No such model.
+    #[error(
+        "model '{name}' is not installed in {folder}; run `standoff model fetch dinov2-small` or `standoff model import FILE`"
+    )]
+    NotInstalled {
+        /// Its name.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// The weights are no good.
+    #[error("{path}: {source}")]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: WeightsError,
+    },
+    /// No graph can be written.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A name that cannot be a file's.
+    #[error("'{0}' is no name for a model: use letters, digits, '-', '_' and '.'")]
+    Name(String),
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// An installed model.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Length of the file.
+    pub bytes: u64,
+    /// What its header says: where it came from, its licence, its architecture.
+    pub metadata: HashMap<String, String>,
+}
+
+impl Store {
+    /// `$STANDOFF_HOME`, else `$XDG_CACHE_HOME/standoff`, else `~/.cache/standoff`.
+    pub fn locate() -> Result<Self, StoreError> {
+        let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let root = set("STANDOFF_HOME")
+            .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("standoff")))
+            .or_else(|| set("HOME").map(|home| home.join(".cache/standoff")));
+        root.map(Self::at).ok_or(StoreError::NoHome)
+    }
+
+    /// The store in a folder, which need not exist.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a model of that name lies or would lie.
+    pub fn model_path(&self, name: &str) -> PathBuf {
+        self.root.join("models").join(format!("{name}.safetensors"))
+    }
+
+    /// Where the file that a fetched model was converted from is kept.
+    pub fn original_path(&self, file: &str) -> PathBuf {
+        self.root.join("originals").join(file)
+    }
+
+    /// Where the inference library lies or would lie.
+    pub fn library_path(&self) -> PathBuf {
+        self.root.join("lib/libonnxruntime.so")
+    }
+
+    /// The file of a model given by its installed name or by a path (anything with a `/`, or a file that is there).
+    pub fn resolve(&self, model: &str) -> Result<PathBuf, StoreError> {
+        let installed = self.model_path(model);
+        if !model.contains('/') && installed.is_file() {
+            return Ok(installed);
+        }
+        if Path::new(model).is_file() {
+            return Ok(PathBuf::from(model));
+        }
+        Err(StoreError::NotInstalled { name: model.to_owned(), folder: self.root.join("models") })
+    }
+
+    /// The file of a graph for a model and options, written when it is not there yet.
+    pub fn graph(&self, model: &str, options: &GraphOptions<'_>) -> Result<PathBuf, StoreError> {
+        let path = self.resolve(model)?;
+        let bytes = fs::read(&path).map_err(at(&path))?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        let folder = self.root.join("graphs");
+        let file = folder.join(format!("{}-{}.onnx", &sha256[..12], graph::key(options)));
+        if file.is_file() {
+            return Ok(file);
+        }
+        let weights = Weights::parse(bytes).map_err(|source| StoreError::Weights { path, source })?;
+        let graph = graph::write(&weights, options)?;
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        forget_old_graphs(&folder);
+        graph::save(graph, &file).map_err(at(&file))?;
+        Ok(file)
+    }
+
+    /// Checks weights from a file and installs them under `name`. Returns the installed file.
+    pub fn import(
+        &self,
+        file: &Path,
+        name: &str,
+        provenance: &[(&str, &str)],
+    ) -> Result<Installed, StoreError> {
+        let alphabet = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(alphabet) {
+            return Err(StoreError::Name(name.to_owned()));
+        }
+        let (weights, sha256) =
+            Weights::read(file).map_err(|source| StoreError::Weights { path: file.to_owned(), source })?;
+        let mut metadata: HashMap<String, String> =
+            provenance.iter().map(|(key, value)| (String::from(*key), String::from(*value))).collect();
+        metadata.insert("architecture".to_owned(), weights.describe());
+        metadata.insert("source_sha256".to_owned(), sha256);
+        let path = self.model_path(name);
+        let folder = self.root.join("models");
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+        weights
+            .write(&temporary, metadata)
+            .map_err(|source| StoreError::Weights { path: temporary.clone(), source })?;
+        fs::rename(&temporary, &path).map_err(at(&path))?;
+        self.installed(name)
+    }
+
+    /// An installed model.
+    pub fn installed(&self, name: &str) -> Result<Installed, StoreError> {
+        let path = self.model_path(name);
+        if !path.is_file() {
+            return Err(StoreError::NotInstalled { name: name.to_owned(), folder: self.root.join("models") });
+        }
+        let bytes = fs::metadata(&path).map_err(at(&path))?.len();
+        let metadata = header_metadata(&path).map_err(at(&path))?;
+        Ok(Installed { name: name.to_owned(), path, bytes, metadata })
+    }
+
+    /// All installed models by name.
+    pub fn list(&self) -> Result<Vec<Installed>, StoreError> {
+        let folder = self.root.join("models");
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(at(&folder))?,
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_suffix(".safetensors").map(str::to_owned)
+            })
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        names.sort();
+        names.iter().map(|name| self.installed(name)).collect()
+    }
+}
+
+/// For `map_err`: an I/O error with the file it is about.
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { path, source }
+}
+
+/// The free words in a safetensors header, without reading the tensors.
+fn header_metadata(path: &Path) -> io::Result<HashMap<String, String>> {
+    use io::Read;
+    let mut file = fs::File::open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length).min(100_000_000);
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header)?;
+    let header: serde_json::Value = serde_json::from_slice(&header)?;
+    let words = header.get("__metadata__").and_then(|words| words.as_object());
+    let words = words.into_iter().flatten();
+    Ok(words.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+}
+
+/// Keeps the folder from growing with every change of a head. A graph that cannot be removed is left: that
+/// costs disk, not correctness.
+fn forget_old_graphs(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut graphs: Vec<_> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "onnx"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    graphs.sort();
+    let surplus = (graphs.len() + 1).saturating_sub(KEPT_GRAPHS);
+    for (_, path) in graphs.into_iter().take(surplus) {
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(path.with_extension("onnx.data"));
+    }
+}
