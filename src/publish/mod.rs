@@ -3,6 +3,11 @@
 //! `message` is the only place that knows the JSON on the wire, `mqtt` the only one that knows rumqttc, `pace`
 //! says which distances are worth sending.
 
+pub mod message;
+pub mod mqtt;
+pub mod pace;
+pub mod trouble;
+
 use std::time::Duration;
 
 use crate::types::Secret;

@@ -1,0 +1,349 @@
+//! What is said, as it is on the wire: topics and flat JSON. The only place that knows them; docs/mqtt.md
+//! describes them with a schema each.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::UtcMillis;
+use crate::types::{
+    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, NodeId, PairStatus, Reading,
+    RuleStatus, StageTimes, State, Transition,
+};
+
+/// Version of the messages; goes up when a field changes its meaning or goes.
+const VERSION: u32 = 1;
+
+/// How long a pair's distance is worth reading.
+const PAIR_EXPIRY: Duration = Duration::from_secs(10);
+
+/// One message for a broker, whatever the version of its protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Where it goes.
+    pub topic: String,
+    /// What it says.
+    pub payload: Vec<u8>,
+    /// 0: may get lost; 1: is acknowledged.
+    pub qos: u8,
+    /// Whether the broker keeps it for later subscribers.
+    pub retain: bool,
+    /// After how long the broker may drop it, where the protocol can say that.
+    pub expiry: Option<Duration>,
+}
+
+/// Topic on which the daemon says whether it runs; its last will speaks there too.
+pub fn status_topic(node: &NodeId) -> String {
+    format!("standoff/{node}/status")
+}
+
+/// Whether the daemon runs.
+pub fn status(node: &NodeId, online: bool) -> Message {
+    switch(status_topic(node), online)
+}
+
+/// Whether a camera gives pictures.
+pub fn availability(node: &NodeId, camera: &CameraId, online: bool) -> Message {
+    switch(format!("standoff/{node}/camera/{camera}/availability"), online)
+}
+
+/// Whether a camera counts as available.
+pub fn is_available(status: &CameraStatus) -> bool {
+    status.state == CameraState::Live
+}
+
+fn switch(topic: String, online: bool) -> Message {
+    let payload = if online { "online" } else { "offline" };
+    Message { topic, payload: payload.into(), qos: 1, retain: true, expiry: None }
+}
+
+#[derive(Serialize)]
+struct Identity<'a> {
+    v: u32,
+    ts: i64,
+    node: &'a str,
+    camera: &'a str,
+}
+
+impl<'a> Identity<'a> {
+    fn new(node: &'a NodeId, camera: &'a CameraId, ts: UtcMillis) -> Self {
+        Self { v: VERSION, ts: ts.0, node: node.as_str(), camera: camera.as_str() }
+    }
+}
+
+/// A distance; all null when there is none.
+#[derive(Serialize, Default)]
+struct Metres {
+    distance_m: Option<f64>,
+    lower_m: Option<f64>,
+    upper_m: Option<f64>,
+    sigma_m: Option<f64>,
+    bound: Option<&'static str>,
+}
+
+impl From<&Distance> for Metres {
+    fn from(distance: &Distance) -> Self {
+        // On the wire the interval is where the truth lies: what is outside the picture may be nearer.
+        let (bound, lower_m) = match distance.kind {
+            DistanceKind::Value => ("value", distance.lower_m),
+            DistanceKind::AtMost { floor_m } => ("at_most", distance.lower_m.min(floor_m)),
+        };
+        Self {
+            distance_m: millimetres(distance.nearest_m),
+            lower_m: millimetres(lower_m),
+            upper_m: millimetres(distance.upper_m),
+            sigma_m: millimetres(distance.sigma_m()),
+            bound: Some(bound),
+        }
+    }
+}
+
+/// What a state and an event have in common.
+#[derive(Serialize)]
+struct Facts<'a> {
+    #[serde(flatten)]
+    identity: Identity<'a>,
+    rule: &'a str,
+    pair: &'a str,
+    state: &'static str,
+    safe: bool,
+    reason: Option<String>,
+    evidence: &'static str,
+    evidence_reason: Option<String>,
+    #[serde(flatten)]
+    metres: Metres,
+    threshold_m: Option<f64>,
+    warning_m: Option<f64>,
+    alarm_m: Option<f64>,
+    captured_ts: Option<i64>,
+}
+
+impl<'a> Facts<'a> {
+    fn new(node: &'a NodeId, status: &'a RuleStatus) -> Self {
+        let (evidence, evidence_reason) = match status.evidence {
+            Evidence::Fresh => ("fresh", None),
+            Evidence::None(reason) => ("none", Some(reason.to_string())),
+        };
+        let threshold_m = match status.state {
+            State::Alarm => Some(status.alarm_m),
+            State::Warning | State::Clear => status.warning_m.or(Some(status.alarm_m)),
+            State::Unknown(_) | State::Disarmed(_) => None,
+        };
+        Self {
+            identity: Identity::new(node, &status.camera, status.ts),
+            rule: status.rule.as_str(),
+            pair: status.pair.as_str(),
+            state: status.state.word(),
+            safe: status.state == State::Clear,
+            reason: status.state.reason(),
+            evidence,
+            evidence_reason,
+            metres: status.distance.as_ref().map(Metres::from).unwrap_or_default(),
+            threshold_m: threshold_m.and_then(millimetres),
+            warning_m: status.warning_m.and_then(millimetres),
+            alarm_m: millimetres(status.alarm_m),
+            captured_ts: status.captured.map(|captured| captured.0),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct AlarmJson<'a> {
+    #[serde(flatten)]
+    facts: Facts<'a>,
+    since_ts: i64,
+    valid_for_s: f64,
+}
+
+/// The present state of a rule: retained, said again before `valid_for_s` ends.
+pub fn alarm(node: &NodeId, status: &RuleStatus) -> Message {
+    let json = AlarmJson {
+        facts: Facts::new(node, status),
+        since_ts: status.since.0,
+        valid_for_s: status.valid_for.as_secs_f64(),
+    };
+    Message {
+        topic: format!("standoff/{node}/camera/{}/alarm/{}", status.camera, status.rule),
+        payload: payload(&json),
+        qos: 1,
+        retain: true,
+        expiry: Some(status.valid_for),
+    }
+}
+
+#[derive(Serialize)]
+struct EventJson<'a> {
+    #[serde(flatten)]
+    facts: Facts<'a>,
+    event_type: &'static str,
+    event_id: &'a str,
+    seq: u64,
+    from: &'static str,
+    latency_ms: Option<f64>,
+}
+
+/// A change of a rule's state: not retained, delivered until the broker acknowledges it.
+pub fn event(node: &NodeId, transition: &Transition) -> Message {
+    let status = &transition.status;
+    let json = EventJson {
+        facts: Facts::new(node, status),
+        event_type: event_type(&transition.from, &status.state),
+        event_id: &transition.event_id,
+        seq: transition.seq,
+        from: transition.from.word(),
+        latency_ms: transition.times.as_ref().map(latency_ms),
+    };
+    Message {
+        topic: format!("standoff/{node}/camera/{}/alarm/{}/event", status.camera, status.rule),
+        payload: payload(&json),
+        qos: 1,
+        retain: false,
+        expiry: None,
+    }
+}
+
+/// What a change means to a person.
+fn event_type(from: &State, to: &State) -> &'static str {
+    match (from, to) {
+        (_, State::Disarmed(_)) => "disarmed",
+        (State::Disarmed(_), State::Unknown(_) | State::Clear) => "armed",
+        (_, State::Unknown(_)) => "fault",
+        (_, State::Clear) => "clear",
+        (State::Alarm, State::Warning) => "de_escalate",
+        (State::Warning, State::Alarm) => "escalate",
+        (_, State::Warning | State::Alarm) => "enter",
+    }
+}
+
+/// From the capture of the picture to the decision.
+fn latency_ms(times: &StageTimes) -> f64 {
+    let StageTimes { ingest, queue, preprocess, backbone, heads, geometry, rules } = times;
+    let sum: Duration = [ingest, queue, preprocess, backbone, heads, geometry, rules].into_iter().sum();
+    (sum.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+#[derive(Serialize)]
+struct PairJson<'a> {
+    #[serde(flatten)]
+    identity: Identity<'a>,
+    pair: &'a str,
+    reading: &'static str,
+    reason: Option<String>,
+    #[serde(flatten)]
+    metres: Metres,
+    captured_ts: i64,
+}
+
+/// The present distance of a pair: not retained, may get lost.
+pub fn pair(node: &NodeId, status: &PairStatus) -> Message {
+    let (reading, reason, metres) = match &status.reading {
+        Reading::Measured(distance) => ("measured", None, Metres::from(distance)),
+        Reading::Absent => ("absent", None, Metres::default()),
+        Reading::Unavailable(reason) => ("unavailable", Some(reason.to_string()), Metres::default()),
+    };
+    let json = PairJson {
+        identity: Identity::new(node, &status.camera, status.ts),
+        pair: status.pair.as_str(),
+        reading,
+        reason,
+        metres,
+        captured_ts: status.captured.0,
+    };
+    Message {
+        topic: format!("standoff/{node}/camera/{}/pair/{}", status.camera, status.pair),
+        payload: payload(&json),
+        qos: 0,
+        retain: false,
+        expiry: Some(PAIR_EXPIRY),
+    }
+}
+
+#[derive(Serialize)]
+struct HealthJson<'a> {
+    #[serde(flatten)]
+    identity: Identity<'a>,
+    state: CameraState,
+    reason: Option<String>,
+    detail: &'a str,
+    analysed_fps: Option<f64>,
+    frame_age_s: Option<f64>,
+    dropped: u64,
+    connects: u64,
+}
+
+/// How a camera is: not retained, may get lost.
+pub fn health(node: &NodeId, status: &CameraStatus) -> Message {
+    let json = HealthJson {
+        identity: Identity::new(node, &status.camera, status.ts),
+        state: status.state,
+        reason: status.reason.map(|reason| reason.to_string()),
+        detail: &status.detail,
+        analysed_fps: millimetres(status.analysed_fps),
+        frame_age_s: status.frame_age_s.and_then(millimetres),
+        dropped: status.dropped,
+        connects: status.connects,
+    };
+    Message {
+        topic: format!("standoff/{node}/camera/{}/health", status.camera),
+        payload: payload(&json),
+        qos: 0,
+        retain: false,
+        expiry: Some(PAIR_EXPIRY),
+    }
+}
+
+/// Rounded to thousandths; what is not a number is nothing.
+fn millimetres(value: f64) -> Option<f64> {
+    value.is_finite().then(|| (value * 1000.0).round() / 1000.0)
+}
+
+fn payload(json: &impl Serialize) -> Vec<u8> {
+    // Strings and numbers with fixed names cannot fail to be JSON.
+    serde_json::to_vec(json).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Reason;
+
+    #[test]
+    fn event_types_follow_the_change() {
+        let unknown = || State::Unknown(Reason::Stale);
+        let disarmed = || State::Disarmed("trailer docked".into());
+        for (from, to, expected) in [
+            (unknown(), State::Clear, "clear"),
+            (State::Clear, State::Warning, "enter"),
+            (State::Clear, State::Alarm, "enter"),
+            (unknown(), State::Alarm, "enter"),
+            (State::Warning, State::Alarm, "escalate"),
+            (State::Alarm, State::Warning, "de_escalate"),
+            (State::Warning, State::Clear, "clear"),
+            (State::Alarm, unknown(), "fault"),
+            (State::Clear, disarmed(), "disarmed"),
+            (disarmed(), State::Unknown(Reason::Rearmed), "armed"),
+            (disarmed(), State::Alarm, "enter"),
+        ] {
+            assert_eq!(event_type(&from, &to), expected, "{from:?} -> {to:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_null() {
+        assert_eq!(millimetres(f64::NAN), None);
+        assert_eq!(millimetres(f64::INFINITY), None);
+        assert_eq!(millimetres(1.23456), Some(1.235));
+    }
+
+    #[test]
+    fn latency_is_the_sum_of_the_stages() {
+        let ms = Duration::from_millis;
+        let times = StageTimes {
+            ingest: ms(30),
+            backbone: ms(180),
+            rules: Duration::from_micros(140),
+            ..Default::default()
+        };
+        assert_eq!(latency_ms(&times), 210.1);
+    }
+}
