@@ -1,4 +1,6 @@
 //! One file a command.
 
 pub mod check;
+#[cfg(feature = "demo")]
+pub mod demo_rtsp;
 pub mod model;

@@ -1,10 +1,19 @@
 //! What a pipeline's error means for the camera: which state, which reason, which words.
 
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::time::Duration;
+
 use gstreamer as gst;
 
 use super::StreamUrl;
 use super::supervisor::Fault;
 use crate::types::{CameraId, CameraState, Reason};
+
+/// How long a silent host is listened to.
+const PROBE: Duration = Duration::from_millis(750);
+const SILENT: &str = "no answer in time; is the address right, and the camera on?";
 
 /// What the session knows when its pipeline fails.
 #[derive(Debug)]
@@ -86,16 +95,7 @@ impl Seen<'_> {
         if self.had_frames {
             return self.retry(Reason::ConnectionLost, "the connection broke");
         }
-        match resource {
-            Some(gst::ResourceError::Read) => self.retry(
-                Reason::Unreachable,
-                "it takes the connection but does not answer; is this its RTSP port?",
-            ),
-            _ => self.retry(
-                Reason::Unreachable,
-                &format!("it cannot be reached: {}", first_line(&unreachable(&debug))),
-            ),
-        }
+        self.retry(Reason::Unreachable, unreachable(self.url))
     }
 
     fn certificate_fault(&self, problem: &str) -> Fault {
@@ -106,24 +106,34 @@ impl Seen<'_> {
     }
 }
 
-/// The useful part of rtspsrc's debug text: "... Failed to connect. (Could not connect to ...: Connection refused)".
-fn unreachable(debug: &str) -> String {
-    let lower = debug.to_lowercase();
-    for (sign, words) in [
-        ("connection refused", "connection refused; is the camera on, and the port right?"),
-        ("timed out", "no answer in time; is the address right, and the camera on?"),
-        ("timeout", "no answer in time; is the address right, and the camera on?"),
-        ("no route", "no route to it; is this machine in the camera's network?"),
-        ("network is unreachable", "this machine is not connected to its network"),
-        ("resolv", "its name cannot be resolved; is it right?"),
-        ("name or service not known", "its name cannot be resolved; is it right?"),
-        ("name resolution", "its name cannot be resolved; is it right?"),
-    ] {
-        if lower.contains(sign) {
-            return words.to_owned();
-        }
+/// Why there is no connection. rtspsrc reports a refused, a silent and an unknown host alike, so this looks
+/// itself, on a thread of its own because a name lookup cannot be given a deadline.
+fn unreachable(url: &StreamUrl) -> &'static str {
+    let (address, (answer, answered)) = (url.address(), mpsc::sync_channel(1));
+    let probe = std::thread::Builder::new().name("camera-probe".to_owned()).spawn(move || {
+        // Nobody waits any more when it took too long.
+        let _ = answer.send(connect(&address));
+    });
+    if probe.is_err() {
+        return "it cannot be reached";
     }
-    "no connection".to_owned()
+    answered.recv_timeout(PROBE * 2).unwrap_or(SILENT)
+}
+
+fn connect((host, port): &(String, u16)) -> &'static str {
+    let Ok(mut addresses) = (host.as_str(), *port).to_socket_addrs() else {
+        return "its name cannot be resolved; is it right, and the name server reachable?";
+    };
+    let Some(address) = addresses.next() else { return "its name has no address" };
+    match TcpStream::connect_timeout(&address, PROBE) {
+        Ok(_) => "it takes the connection but does not answer; is this its RTSP port?",
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => "connection refused; is it on, and the port right?",
+            ErrorKind::HostUnreachable => "no route to it; is it on, and in this machine's network?",
+            ErrorKind::NetworkUnreachable => "this machine is not connected to its network",
+            _ => SILENT,
+        },
+    }
 }
 
 fn first_line(text: &str) -> &str {

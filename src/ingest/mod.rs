@@ -7,6 +7,7 @@
 pub mod age;
 pub mod backoff;
 pub mod clip;
+pub mod flag;
 mod paced;
 mod stills;
 mod supervisor;

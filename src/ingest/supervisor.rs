@@ -5,12 +5,13 @@
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::backoff::{Backoff, Repeats, Say};
 use super::clip::Clip;
+use super::flag::Flag;
 use super::{CameraSource, IngestError, paced};
 use crate::clock::{self, Timestamp};
 use crate::slot::{HealthBoard, Slots};
@@ -37,35 +38,6 @@ pub(super) enum End {
     Stopped,
     /// Something is wrong, or the clip is at its end.
     Fault(Fault),
-}
-
-/// A flag that can be waited for.
-#[derive(Debug, Default)]
-pub(super) struct Flag {
-    raised: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Flag {
-    pub fn raise(&self) {
-        *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits up to `patience`; true once the flag is raised.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
-        let (raised, _) = self
-            .changed
-            .wait_timeout_while(raised, patience, |raised| !*raised)
-            .unwrap_or_else(PoisonError::into_inner);
-        *raised
-    }
-
-    #[cfg(feature = "gstreamer")]
-    pub fn is_raised(&self) -> bool {
-        *self.raised.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What one camera's thread and its pipeline share.

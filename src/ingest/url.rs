@@ -100,6 +100,12 @@ impl StreamUrl {
         }
     }
 
+    /// Host (without the brackets of IPv6) and port, 554 or 322 when none is given.
+    pub fn address(&self) -> (String, u16) {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        (host, self.port.unwrap_or(if self.tls { 322 } else { 554 }))
+    }
+
     /// True for rtsps.
     pub fn is_tls(&self) -> bool {
         self.tls

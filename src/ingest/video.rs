@@ -13,7 +13,7 @@ use gstreamer_app as gst_app;
 use super::IngestError;
 use super::pipeline::{self, Codec};
 use super::sample::{self, SampleError};
-use crate::clock::{Timestamp, UtcMillis};
+use crate::clock::{self, Timestamp, UtcMillis};
 use crate::types::{CameraId, Frame};
 
 /// Frames that are decoded ahead.
@@ -21,6 +21,7 @@ const AHEAD: u32 = 4;
 /// A decoder that gives nothing for this long will not.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(200);
+const BRIEFLY: gst::ClockTime = gst::ClockTime::from_mseconds(5);
 
 /// What the demuxer's callbacks found.
 #[derive(Debug, Default)]
@@ -153,7 +154,7 @@ impl Video {
     }
 
     fn pull(&self, camera: &CameraId) -> Result<Option<gst::Sample>, IngestError> {
-        let mut waited = Duration::ZERO;
+        let start = clock::monotonic();
         loop {
             if let Some(sample) = self.sink.try_pull_sample(POLL) {
                 return Ok(Some(sample));
@@ -165,21 +166,19 @@ impl Video {
                 let problem = format!("'{}': {}", self.path.display(), pipeline::oversize_text(*size));
                 return Err(IngestError::Unsupported { camera: camera.clone(), problem });
             }
-            let message = self
-                .pipeline
-                .bus()
-                .and_then(|bus| bus.pop_filtered(&[gst::MessageType::Error, gst::MessageType::Eos]));
+            // An appsink that has not started yet answers at once, and says that it is at its end.
+            let message = self.pipeline.bus().and_then(|bus| {
+                bus.timed_pop_filtered(BRIEFLY, &[gst::MessageType::Error, gst::MessageType::Eos])
+            });
             match message.as_ref().map(|message| message.view()) {
                 Some(gst::MessageView::Error(error)) => {
                     let text = error.error().to_string();
                     return Err(self.damaged(camera, text.lines().next().unwrap_or("")));
                 }
                 Some(_) => return Ok(None),
-                None if self.sink.is_eos() => return Ok(None),
                 None => {}
             }
-            waited += Duration::from_nanos(POLL.nseconds());
-            if waited >= PATIENCE {
+            if clock::monotonic().since(start) >= PATIENCE {
                 return Err(self.damaged(camera, "the decoder gives no picture"));
             }
         }
