@@ -52,6 +52,15 @@ impl Calibration {
         }
     }
 
+    /// The same for pictures of another size (the lens scaled).
+    pub fn scaled_to(&self, width_px: f64, height_px: f64) -> Self {
+        let mut out = self.clone();
+        for camera in std::iter::once(&mut out.camera).chain(&mut out.one_sigma_cameras) {
+            camera.lens = camera.lens.scaled_to(width_px, height_px);
+        }
+        out
+    }
+
     /// Standard deviation, metres, of the place on the floor that is seen at a pixel, by the calibration alone, as the
     /// root of the trace of its covariance; `None` above the horizon.
     pub fn ground_sigma_m(&self, pixel: [f64; 2], plane: &FloorPlane) -> Option<f64> {

@@ -4,12 +4,20 @@
 
 pub mod calibration;
 pub mod camera;
+pub mod distance;
+pub mod footprint;
+pub mod metric;
 pub mod polygon;
+pub mod scene;
+pub mod sight;
+pub mod sizes;
 pub mod vector;
 
-use calibration::Calibration;
+pub use calibration::{Calibration, CalibrationError, FloorPoint, calibrate};
+pub use camera::{Camera, FloorPlane, Lens, Pose};
+pub use scene::measure;
 
-use crate::types::{ClassName, EdgeId, MetricScene, PairId, PairReading, Reading, Reason, Scene};
+use crate::types::{ClassName, EdgeId, PairId};
 
 /// A polyline on the floor that things may come too close to.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +57,8 @@ pub struct Site {
     pub edges: Vec<Edge>,
     /// What is measured.
     pub pairs: Vec<Pair>,
+    /// The floor planes, tried in order: a thing stands on the first whose area holds it. Empty means z = 0 everywhere.
+    pub planes: Vec<FloorPlane>,
 }
 
 impl Site {
@@ -58,21 +68,5 @@ impl Site {
         let camera = &self.calibration.as_ref()?.camera;
         let [u, v] = camera.pixel_from_world([x, y, 0.0])?;
         Some([u * f64::from(width) / camera.lens.width_px, v * f64::from(height) / camera.lens.height_px])
-    }
-}
-
-/// The things of a scene on the floor, and a reading for every pair of the site.
-pub fn measure(scene: &Scene, site: &Site) -> MetricScene {
-    let reading = |pair: &Pair| PairReading {
-        pair: pair.id.clone(),
-        reading: Reading::Unavailable(Reason::NotCalibrated),
-    };
-    MetricScene {
-        camera: scene.camera.clone(),
-        seq: scene.seq,
-        captured: scene.captured,
-        captured_utc: scene.captured_utc,
-        things: vec![],
-        pairs: site.pairs.iter().map(reading).collect(),
     }
 }

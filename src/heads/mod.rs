@@ -3,7 +3,19 @@
 //! The matrix of a shipped head is part of the model's graph ([`crate::model::graph::GraphHead`]); what is
 //! here is its host part: logits to masks, bins to metres.
 
-use crate::types::{Features, Scene};
+pub mod depth;
+pub mod file;
+pub mod segment;
+pub mod shipped;
+pub mod surface;
+pub mod upsample;
+
+pub use depth::DepthHead;
+pub use file::HeadFile;
+pub use segment::SegmentHead;
+pub use surface::SurfaceHead;
+
+use crate::types::{Features, Scene, Trust};
 
 /// Why a head failed on a frame or a head file is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -38,4 +50,86 @@ pub trait Head: Send {
 
     /// Adds what it sees in the features to the scene.
     fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError>;
+}
+
+/// A scene that nothing has been added to.
+pub fn empty_scene(features: &Features) -> Scene {
+    Scene {
+        camera: features.frame.camera.clone(),
+        seq: features.frame.seq,
+        captured: features.frame.captured,
+        captured_utc: features.frame.captured_utc,
+        transform: features.transform,
+        grid: features.grid,
+        things: Vec::new(),
+        floor: Vec::new(),
+        depth: None,
+        trust: Trust::Trusted,
+    }
+}
+
+/// A dense output with its shape checked.
+fn dense<'a>(features: &'a Features, name: &str, channels: usize) -> Result<&'a [f32], HeadError> {
+    let dense = features.dense.get(name).ok_or_else(|| HeadError::NoOutput(name.to_owned()))?;
+    let expected = features.grid.len() * channels;
+    if dense.channels != channels || dense.values.len() != expected {
+        return Err(HeadError::Shape { name: name.to_owned(), got: dense.values.len(), expected });
+    }
+    Ok(&dense.values)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use crate::clock::{Timestamp, UtcMillis};
+    use crate::types::{
+        CameraId, ChromaSiting, ClassName, ColorMatrix, ColorRange, Dense, Features, Frame, Grid,
+        PixelFormat, PixelTransform, Pixels, StageTimes,
+    };
+
+    pub(crate) fn names(names: &[&str]) -> Vec<ClassName> {
+        names.iter().map(|n| ClassName::new(n).unwrap()).collect()
+    }
+
+    /// Features of a picture as large as the input, with one dense output.
+    pub(crate) fn features_with(grid: Grid, name: &str, channels: usize, values: Vec<f32>) -> Features {
+        let (width, height) = ((grid.cols * grid.patch_px) as u32, (grid.rows * grid.patch_px) as u32);
+        let transform = PixelTransform {
+            source_width: width,
+            source_height: height,
+            input_width: width,
+            input_height: height,
+            scale_x: 1.0,
+            scale_y: 1.0,
+            offset_x: 0.0,
+            offset_y: 0.0,
+        };
+        let captured = Timestamp::from_nanos(0);
+        Features {
+            frame: Frame {
+                camera: CameraId::new("test").unwrap(),
+                seq: 0,
+                captured,
+                captured_utc: UtcMillis(0),
+                arrived: captured,
+                width,
+                height,
+                pixels: Pixels::Host { format: PixelFormat::I420, data: Bytes::new(), planes: Vec::new() },
+                matrix: ColorMatrix::Bt601,
+                range: ColorRange::Full,
+                siting: ChromaSiting::JPEG,
+            },
+            transform,
+            grid,
+            dim: 0,
+            layers: Vec::new(),
+            cls: Vec::new(),
+            dense: BTreeMap::from([(name.to_owned(), Dense { channels, values })]),
+            times: StageTimes { backbone: Duration::ZERO, ..StageTimes::default() },
+        }
+    }
 }

@@ -17,6 +17,6 @@ pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixel
 pub use ids::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
-    Thing, Trust,
+    SurfaceVote, Thing, Trust,
 };
 pub use secret::Secret;

@@ -1,0 +1,76 @@
+//! The heads that come with the program. `shipped/CARD.md` says what they were trained on and what they reach;
+//! `standoff train` makes them.
+
+use super::file::HeadFile;
+use super::{DepthHead, Head, HeadError, SegmentHead, SurfaceHead};
+use crate::model::graph::GraphHead;
+use crate::types::ClassName;
+
+/// Name and bytes of each file.
+const FILES: [(&str, &[u8]); 3] = [
+    ("segment", include_bytes!("shipped/segment.safetensors")),
+    ("depth", include_bytes!("shipped/depth.safetensors")),
+    ("surface", include_bytes!("shipped/surface.safetensors")),
+];
+
+/// The shipped files, read.
+///
+/// # Errors
+/// A damaged file, which a test excludes.
+pub fn files() -> Result<Vec<HeadFile>, HeadError> {
+    FILES.iter().map(|(name, bytes)| HeadFile::read(name, bytes)).collect()
+}
+
+/// Their part of the graph.
+///
+/// # Errors
+/// As [`files`].
+pub fn graph_heads() -> Result<Vec<GraphHead>, HeadError> {
+    Ok(files()?.into_iter().map(|f| f.graph).collect())
+}
+
+/// Their host part, in the order in which they must be applied. `wanted` are the classes that become things.
+///
+/// # Errors
+/// As [`files`], and a wanted class that the segmentation does not know.
+pub fn heads(wanted: &[ClassName]) -> Result<Vec<Box<dyn Head>>, HeadError> {
+    let mut out: Vec<Box<dyn Head>> = Vec::new();
+    for file in files()? {
+        match file.graph.name.as_str() {
+            "segment" => out.push(Box::new(SegmentHead::new(&file.classes, wanted)?)),
+            "depth" => out.push(Box::new(DepthHead)),
+            "surface" => out.push(Box::new(SurfaceHead::new(&file.classes))),
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// The classes that the shipped segmentation knows.
+///
+/// # Errors
+/// As [`files`].
+pub fn classes() -> Result<Vec<String>, HeadError> {
+    Ok(files()?.into_iter().find(|f| f.graph.name == "segment").map(|f| f.classes).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_files_are_whole_and_fit_vit_s() {
+        let files = files().unwrap();
+        assert_eq!(
+            files.iter().map(|f| f.graph.name.as_str()).collect::<Vec<_>>(),
+            ["segment", "depth", "surface"]
+        );
+        for (file, outputs) in files.iter().zip([9, 256, 10]) {
+            assert_eq!(file.graph.bias.len(), outputs);
+            assert_eq!(file.graph.weight.len(), outputs * 4 * 384);
+        }
+        assert!(classes().unwrap().contains(&"forklift".to_owned()));
+        let total: usize = FILES.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(total <= 1_600_000, "{total} bytes");
+    }
+}
