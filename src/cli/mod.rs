@@ -3,4 +3,5 @@
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo_rtsp;
+pub mod doctor;
 pub mod model;

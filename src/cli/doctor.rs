@@ -1,0 +1,247 @@
+//! `standoff doctor`: what is installed, which backend would run and why, what is missing and the command
+//! that mends it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::backend::{self, BackendError, BackendSettings, onnxruntime};
+use crate::clock;
+use crate::model::store::{Store, StoreError};
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    what: String,
+    standing: Standing,
+    detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// The daemon runs without it.
+    Note,
+    /// The daemon cannot run; the command or the sentence says what to do.
+    Missing(String),
+}
+
+impl Finding {
+    fn good(what: &str, detail: impl Into<String>) -> Self {
+        Self { what: what.to_owned(), standing: Standing::Good, detail: detail.into() }
+    }
+
+    fn note(what: &str, detail: impl Into<String>) -> Self {
+        Self { what: what.to_owned(), standing: Standing::Note, detail: detail.into() }
+    }
+
+    fn missing(what: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let standing = Standing::Missing(remedy.into());
+        Self { what: what.to_owned(), standing, detail: detail.into() }
+    }
+}
+
+/// Runs the command: prints the table. Exit code 1 when `standoff run` could not work on this machine.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let mut findings = vec![Finding::good("standoff", program())];
+    findings.extend(gstreamer());
+    match Store::locate() {
+        Ok(store) => findings.extend(inference(&store)),
+        Err(error) => findings.push(Finding::missing("store", error.to_string(), "export HOME=/your/home")),
+    }
+    print!("{}", render(&findings));
+    let fit = findings.iter().all(|finding| !matches!(finding.standing, Standing::Missing(_)));
+    println!("{}", if fit { "All is there: standoff can run." } else { "standoff cannot run yet." });
+    Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn program() -> String {
+    let with = |feature: bool, name: &str| format!("{} {name}", if feature { "with" } else { "without" });
+    let gstreamer = with(cfg!(feature = "gstreamer"), "gstreamer");
+    format!("{}, built {gstreamer}, {}", env!("CARGO_PKG_VERSION"), with(cfg!(feature = "demo"), "demo"))
+}
+
+#[cfg(feature = "gstreamer")]
+fn gstreamer() -> Vec<Finding> {
+    use crate::ingest::{Element, inventory};
+
+    let inventory = match inventory() {
+        Ok(inventory) => inventory,
+        Err(problem) => {
+            let remedy = "apt-get install libgstreamer1.0-0 gstreamer1.0-plugins-base";
+            return vec![Finding::missing("GStreamer", problem, remedy)];
+        }
+    };
+    let (here, gone): (Vec<&Element>, Vec<&Element>) =
+        inventory.elements.iter().partition(|element| element.installed);
+    let names: Vec<_> = here.iter().map(|element| element.name).collect();
+    let mut findings =
+        vec![Finding::good("GStreamer", format!("{}, with {}", inventory.version, names.join(" ")))];
+    let mut packages: Vec<_> = gone.iter().map(|element| element.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    for package in packages {
+        let names: Vec<_> = gone.iter().filter(|e| e.package == package).map(|e| e.name).collect();
+        let detail = format!("not installed: {}", names.join(" "));
+        findings.push(Finding::missing("GStreamer element", detail, format!("apt-get install {package}")));
+    }
+    findings
+}
+
+#[cfg(not(feature = "gstreamer"))]
+fn gstreamer() -> Vec<Finding> {
+    vec![Finding::note("GStreamer", "not built in: no cameras and no clips, only picture folders")]
+}
+
+/// Library, model and backend.
+fn inference(store: &Store) -> Vec<Finding> {
+    let settings = BackendSettings::default();
+    let mut findings = vec![Finding::good("store", store.root().display().to_string())];
+    findings.push(library(&onnxruntime::library_candidates(None, store)));
+    findings.push(model(store, &settings.model));
+    findings.push(backend(&settings));
+    findings.push(gpu());
+    findings
+}
+
+fn library(candidates: &[PathBuf]) -> Finding {
+    let what = "ONNX Runtime";
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Finding::good(what, path.display().to_string()),
+        None => {
+            let looked: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+            let detail = format!("not found as {}", looked.join(" or "));
+            // A bare name is left to the system's loader, so not finding the file proves nothing yet.
+            Finding::note(what, detail)
+        }
+    }
+}
+
+fn model(store: &Store, name: &str) -> Finding {
+    let what = "model";
+    match store.installed(name) {
+        Ok(installed) => {
+            let word = |key: &str| installed.metadata.get(key).map_or("not said", String::as_str);
+            let hash: String = word("source_sha256").chars().take(12).collect();
+            let megabytes = installed.bytes as f64 / 1e6;
+            let detail = format!("{name}: {}, {megabytes:.0} MB, source sha256 {hash}", word("architecture"));
+            Finding::good(what, detail)
+        }
+        Err(error @ StoreError::NotInstalled { .. }) => {
+            Finding::missing(what, error.to_string(), format!("standoff model fetch {name}"))
+        }
+        Err(error) => {
+            let remedy = format!("standoff model fetch {name} (after removing the file that is named)");
+            Finding::missing(what, error.to_string(), remedy)
+        }
+    }
+}
+
+/// Opens what `standoff run` would open: nothing else proves that it works.
+fn backend(settings: &BackendSettings) -> Finding {
+    let what = "backend";
+    let start = clock::monotonic();
+    match backend::open(settings) {
+        Ok(backend) => {
+            let spec = backend.spec();
+            let seconds = clock::monotonic().since(start).as_secs_f64();
+            let size = format!("{} x {}", spec.input_width, spec.input_height);
+            Finding::good(what, format!("{}, opened and tried at {size} in {seconds:.1} s", spec.name))
+        }
+        Err(error @ BackendError::Library { .. }) => {
+            Finding::missing(what, error.to_string(), "standoff model fetch onnxruntime")
+        }
+        Err(error) => Finding::missing(what, error.to_string(), "see the line above, then try again"),
+    }
+}
+
+/// Why the model runs where it runs.
+fn gpu() -> Finding {
+    match cuda_driver() {
+        None => Finding::note(
+            "GPU",
+            "no NVIDIA driver (libcuda.so.1 is not on this machine): the model runs on the CPU",
+        ),
+        Some(place) => Finding::note(
+            "GPU",
+            format!(
+                "NVIDIA driver found ({place}), but this version has no GPU backend: the model runs on the CPU"
+            ),
+        ),
+    }
+}
+
+/// Where the loader would find the driver, without loading it.
+fn cuda_driver() -> Option<String> {
+    const NAME: &str = "libcuda.so.1";
+    const FOLDERS: [&str; 6] = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu/nvidia",
+        "/usr/lib/aarch64-linux-gnu/tegra",
+        "/usr/lib64",
+        "/usr/lib/wsl/lib",
+    ];
+    let configured = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&configured).chain(FOLDERS.iter().map(PathBuf::from));
+    let found = folders.map(|folder| folder.join(NAME)).find(|path| path.is_file());
+    found.map(|path| path.display().to_string()).or_else(|| {
+        let cache = std::fs::read(Path::new("/etc/ld.so.cache")).ok()?;
+        let listed = cache.windows(NAME.len()).any(|window| window == NAME.as_bytes());
+        listed.then(|| "/etc/ld.so.cache lists it".to_owned())
+    })
+}
+
+fn render(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
+    let mut table = String::new();
+    for Finding { what, standing, detail } in findings {
+        let mark = match standing {
+            Standing::Good => "ok     ",
+            Standing::Note => "note   ",
+            Standing::Missing(_) => "MISSING",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(table, "{mark}  {what:width$}  {detail}");
+        if let Standing::Missing(remedy) = standing {
+            let _ = writeln!(table, "{:9}{:width$}  mend it: {remedy}", "", "");
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_store_names_the_command_that_fills_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let finding = model(&Store::at(folder.path()), "dinov2-small");
+        assert_eq!(finding.standing, Standing::Missing("standoff model fetch dinov2-small".into()));
+    }
+
+    #[test]
+    fn the_table_shows_the_remedy_under_what_is_missing() {
+        let findings = [
+            Finding::good("standoff", "0.1.0"),
+            Finding::missing(
+                "GStreamer element",
+                "not installed: avdec_h264",
+                "apt-get install gstreamer1.0-libav",
+            ),
+        ];
+        let table = render(&findings);
+        assert_eq!(
+            table,
+            "ok       standoff           0.1.0\n\
+             MISSING  GStreamer element  not installed: avdec_h264\n\
+             \u{20}                           mend it: apt-get install gstreamer1.0-libav\n"
+        );
+    }
+
+    #[test]
+    fn the_gpu_line_says_why_the_cpu_runs() {
+        assert!(gpu().detail.ends_with("the model runs on the CPU"));
+    }
+}
