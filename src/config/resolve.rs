@@ -79,10 +79,8 @@ fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> O
     let port = section.integer("port");
     let username = section.text("username");
     let password = password(section, around);
-    if section.has("password") || section.has("password_file") {
-        if !section.has("username") {
-            section.wrong_key("username", "is missing: a password alone is of no use");
-        }
+    if (section.has("password") || section.has("password_file")) && !section.has("username") {
+        section.wrong_key("username", "is missing: a password alone is of no use");
     }
     let client_id = section.parsed("client_id", |text| {
         let fits = (1..=128).contains(&text.len()) && !text.contains(char::is_control);
@@ -296,16 +294,16 @@ fn rule(
     let (alarm, warning) = (section.number("alarm_m"), section.number("warning_m"));
     let (leave_alarm, leave_warning) = (section.number("leave_alarm_m"), section.number("leave_warning_m"));
     let (alarm_after, clear_after) = (section.duration("alarm_after"), section.duration("clear_after"));
-    if let (Some(alarm), Some(warning)) = (alarm, warning) {
-        if warning <= alarm {
-            section.wrong_key("warning_m", format!("{warning} is not more than alarm_m, {alarm}"));
-        }
+    if let (Some(alarm), Some(warning)) = (alarm, warning)
+        && warning <= alarm
+    {
+        section.wrong_key("warning_m", format!("{warning} is not more than alarm_m, {alarm}"));
     }
     let not_less = |key: &str, leave: Option<f64>, limit_key: &str, limit: Option<f64>| {
-        if let (Some(leave), Some(limit)) = (leave, limit) {
-            if leave < limit {
-                section.wrong_key(key, format!("{leave} is less than {limit_key}, {limit}"));
-            }
+        if let (Some(leave), Some(limit)) = (leave, limit)
+            && leave < limit
+        {
+            section.wrong_key(key, format!("{leave} is less than {limit_key}, {limit}"));
         }
     };
     not_less("leave_alarm_m", leave_alarm, "alarm_m", alarm);

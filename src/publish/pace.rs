@@ -72,8 +72,8 @@ fn differ(last: &PairStatus, new: &PairStatus) -> bool {
     match (&last.reading, &new.reading) {
         (Reading::Measured(last), Reading::Measured(new)) => {
             let value = |kind| matches!(kind, DistanceKind::Value);
-            // What is not a number differs from everything.
-            !((last.nearest_m - new.nearest_m).abs() < CHANGE_M) || value(last.kind) != value(new.kind)
+            let change_m = (last.nearest_m - new.nearest_m).abs();
+            change_m.is_nan() || change_m >= CHANGE_M || value(last.kind) != value(new.kind)
         }
         (last, new) => last != new,
     }
