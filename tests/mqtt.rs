@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use standoff::types::{
     CameraId, CameraState, CameraStatus, Evidence, NodeId, PairId, Reason, RuleId, RuleStatus, Secret, State,
     Transition,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -368,11 +370,55 @@ async fn a_restarted_broker_gets_states_and_every_event_once_in_order() {
     ids.dedup();
     assert_eq!(ids, expected);
     let seen = subscriber.seen.lock().unwrap();
-    let at = |wanted: &str| seen.iter().position(|(_, text, _)| text.contains(wanted)).unwrap();
-    assert!(
-        at("\"state\":\"alarm\",\"safe\":false,\"reason\":null") < at("\"event_id\":\"id-2\""),
-        "states go first"
-    );
+    let state = seen.iter().position(|(topic, text, _)| topic == ALARM && state_is("alarm")(text)).unwrap();
+    let event = seen.iter().position(|(_, text, _)| text.contains("\"id-2\"")).unwrap();
+    assert!(state < event, "states go first");
+}
+
+/// Stands between sink and broker; while `swallow` is set, what the sink sends is read and thrown away.
+async fn proxy(to: u16, swallow: Arc<AtomicBool>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let swallow = swallow.clone();
+            tokio::spawn(async move {
+                let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+                    (near.into_split(), far.into_split());
+                let back = tokio::spawn(async move { tokio::io::copy(&mut far_in, &mut near_out).await });
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = near_in.read(&mut buffer).await {
+                    if !swallow.load(Ordering::SeqCst) && far_out.write_all(&buffer[..count]).await.is_err() {
+                        break;
+                    }
+                }
+                back.abort();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_event_that_was_written_but_not_acknowledged_is_sent_again() {
+    let Some(broker) = Broker::start(None) else { return };
+    let swallow = Arc::new(AtomicBool::new(false));
+    let port = proxy(broker.port, swallow.clone()).await;
+    let sink = Sink::start(MqttSettings { port, ..broker.settings() });
+    let subscriber = Subscriber::new(&broker, "s").await;
+    subscriber.newest(STATUS, "online", |text| text == "online").await;
+    swallow.store(true, Ordering::SeqCst);
+    for seq in 1..=5 {
+        sink.push(seq);
+    }
+    // The sink gives up and the broker, which sees the connection go, sends the will.
+    subscriber.newest(STATUS, "offline", |text| text == "offline").await;
+    swallow.store(false, Ordering::SeqCst);
+    subscriber
+        .until("the last event", |seen| seen.iter().any(|(_, text, _)| text.contains("\"id-5\"")))
+        .await;
+    assert_eq!(subscriber.event_ids(), ["id-1", "id-2", "id-3", "id-4", "id-5"]);
 }
 
 #[tokio::test]
