@@ -312,3 +312,24 @@ fn scripts_can_be_run() {
         }
     }
 }
+
+#[test]
+fn the_configuration_of_the_readme_is_accepted() {
+    let readme = read(Path::new("README.md"));
+    let (_, block) = readme.split_once("```yaml\n").expect("the README has an example");
+    let (block, _) = block.split_once("```").expect("and it ends");
+    // The block stands in a list, so it is indented.
+    let yaml: String =
+        block.lines().map(|line| format!("{}\n", line.strip_prefix("   ").unwrap_or(line))).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("dock-1.password"), "not-a-secret\n").expect("written");
+    let around = standoff::config::Surroundings {
+        file: "README.md".into(),
+        folder: folder.path().to_owned(),
+        variables: vec![],
+        machine_id: Some("0123456789abcdef".into()),
+    };
+    let config =
+        standoff::config::Config::parse(&yaml, &around).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.cameras[0].rules.len(), 2);
+}
