@@ -16,14 +16,13 @@ use tokio::sync::watch;
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
 use crate::heads::Head;
-use crate::infer::Seen;
 use crate::outbox::{Outbox, Statement};
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Slots};
 use crate::types::{
     CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, MetricScene,
-    PairStatus, Reading, Reason, RuleStatus, Scene, StageTimes, State, Transition, Trust, Verdict,
+    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, StageTimes, State, Transition, Trust, Verdict,
 };
 
 /// How often the analysis looks at the time when no frame wakes it.

@@ -10,29 +10,13 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::clock::{self, Timestamp};
 use crate::slot::Slots;
-use crate::types::{Batch, CameraId, Features, Reason};
+use crate::types::{Batch, Reason, Seen};
 
 /// How long the thread waits for a frame before it looks whether it should stop.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a failing backend is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-
-/// What became of a frame.
-#[derive(Debug)]
-pub enum Seen {
-    /// It went through the backbone.
-    Frame(Box<Features>),
-    /// It did not.
-    Failed {
-        /// The frame's camera.
-        camera: CameraId,
-        /// When it was captured.
-        captured: Timestamp,
-        /// Why.
-        reason: Reason,
-    },
-}
 
 /// Starts the thread. It ends when `stop` is set or the receiver is gone.
 pub fn spawn(
@@ -105,7 +89,9 @@ mod tests {
     use super::*;
     use crate::backend::{BackendError, BackendSpec};
     use crate::clock::UtcMillis;
-    use crate::types::{ChromaSiting, ColorMatrix, ColorRange, Frame, Grid, PixelFormat, Pixels};
+    use crate::types::{
+        CameraId, ChromaSiting, ColorMatrix, ColorRange, Features, Frame, Grid, PixelFormat, Pixels,
+    };
 
     struct Broken(BackendSpec);
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::event::StageTimes;
+use super::event::{Reason, StageTimes};
 use super::frame::Frame;
+use super::ids::CameraId;
+use crate::clock::Timestamp;
 
 /// Up to `max_batch` frames, at most one a camera, oldest capture first.
 #[derive(Debug, Clone, Default)]
@@ -100,6 +102,22 @@ pub struct Features {
     pub dense: BTreeMap<String, Dense>,
     /// How long the stages took.
     pub times: StageTimes,
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+pub enum Seen {
+    /// It went through the backbone.
+    Frame(Box<Features>),
+    /// It did not.
+    Failed {
+        /// The frame's camera.
+        camera: CameraId,
+        /// When it was captured.
+        captured: Timestamp,
+        /// Why.
+        reason: Reason,
+    },
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub use event::{
     CameraHealth, CameraState, CameraStatus, Evidence, Level, PairStatus, Reason, RuleStatus, StageTimes,
     State, Transition, Verdict,
 };
-pub use features::{Batch, Dense, Features, Grid, PixelTransform};
+pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
 pub use ids::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId};
 pub use scene::{
