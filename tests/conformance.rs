@@ -9,3 +9,5 @@ mod backend;
 mod preprocess;
 #[path = "conformance/support.rs"]
 mod support;
+#[path = "conformance/weights.rs"]
+mod weights;

@@ -130,3 +130,17 @@ fn write_graph(store: &Store, export: &Export) -> anyhow::Result<()> {
     println!("wrote {}: {} at {input_width}x{input_height}", out.display(), weights.describe());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_batches_are_read() {
+        assert_eq!(size("392x224"), Ok([392, 224]));
+        assert!(size("392").is_err() && size("392x").is_err());
+        assert_eq!(batch("symbolic"), Ok(BatchSize::Symbolic));
+        assert_eq!(batch("4"), Ok(BatchSize::Fixed(4)));
+        assert!(batch("0").is_err() && batch("many").is_err());
+    }
+}

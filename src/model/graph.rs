@@ -288,7 +288,8 @@ pub fn save(model: ModelProto, path: &Path) -> io::Result<()> {
     save_above(model, path, EXTERNAL_ABOVE_BYTES)
 }
 
-fn save_above(mut model: ModelProto, path: &Path, external_above: usize) -> io::Result<()> {
+/// The same with another limit than 2 GB for the weights that stay in the graph.
+pub fn save_above(mut model: ModelProto, path: &Path, external_above: usize) -> io::Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidFilename)?;
     let bytes: usize = model.graph.iter().flat_map(|g| &g.initializer).map(|t| t.raw_data().len()).sum();
     let temporary = |suffix: &str| path.with_file_name(format!(".{name}{suffix}.{}", std::process::id()));

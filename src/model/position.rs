@@ -111,4 +111,20 @@ mod tests {
             }
         }
     }
+
+    /// PyTorch's antialiased bicubic is Pillow's: `Image.fromarray(a, mode="F").resize((4, 3), BICUBIC)` of
+    /// Pillow 13.0.0.
+    #[test]
+    fn antialiased_is_pillows() {
+        let value = |x: usize, y: usize| ((x * x * 3 + y * 5 + x * y * 7) % 17) as f32;
+        let trained: Vec<f32> = (0..36).map(|i| value(i % 6, i / 6)).collect();
+        let pillow = [
+            4.99461, 12.05039, 9.61056, 10.8431, 9.88985, 7.76944, 8.78937, 8.67974, 6.27748, 3.9855,
+            7.81816, 9.08443,
+        ];
+        let ours = interpolate(&trained, 6, 1, [3, 4], Resampling::BicubicAntialiased);
+        for (ours, pillow) in ours.iter().zip(pillow) {
+            assert!((ours - pillow).abs() < 2e-5, "{ours} and {pillow}");
+        }
+    }
 }

@@ -233,3 +233,62 @@ fn forget_old_graphs(folder: &Path) {
         let _ = fs::remove_file(path.with_extension("onnx.data"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_said_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(folder.path());
+        let said = store.resolve("dinov2-large").unwrap_err().to_string();
+        let models = folder.path().join("models");
+        assert_eq!(
+            said,
+            format!(
+                "model 'dinov2-large' is not installed in {}; run `standoff model fetch dinov2-small` or \
+                 `standoff model import FILE`",
+                models.display()
+            )
+        );
+        assert!(store.list().unwrap().is_empty());
+        for name in ["", "../x", ".hidden", "a/b"] {
+            assert!(matches!(store.import(Path::new("x"), name, &[]), Err(StoreError::Name(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("half.safetensors");
+        fs::write(&file, b"\x40\0\0\0\0\0\0\0{}").unwrap();
+        let store = Store::at(folder.path().join("store"));
+        assert_eq!(
+            store.import(&file, "half", &[]).unwrap_err().to_string(),
+            format!(
+                "{}: the file is cut off or damaged after 10 bytes (safetensors with fewer bytes than its header \
+                 says); fetch it again",
+                file.display()
+            )
+        );
+        assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_graphs_go() {
+        let folder = tempfile::tempdir().unwrap();
+        for i in 0..KEPT_GRAPHS + 3 {
+            let path = folder.path().join(format!("{i:02}.onnx"));
+            fs::write(&path, b"").unwrap();
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(i as u64);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+        }
+        fs::write(folder.path().join("00.onnx.data"), b"").unwrap();
+        forget_old_graphs(folder.path());
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left.len(), KEPT_GRAPHS - 1);
+        assert_eq!(left[0], "04.onnx");
+    }
+}
