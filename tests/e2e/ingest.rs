@@ -197,8 +197,10 @@ fn a_killed_server_is_noticed_and_found_again() {
     options.port = server.port();
     let camera = Camera::rtsp("dock", server.url());
     camera.wait_state(CameraState::Live);
+    let killed = clock::monotonic();
     server.stop();
     let health = camera.wait("loss", |health| health.state != CameraState::Live);
+    println!("the loss was said after {:.2?}", clock::monotonic().since(killed));
     assert_eq!(health.reason, Some(Reason::ConnectionLost));
     // Its next attempts fail, and say so.
     camera.wait("refusal", |health| health.reason == Some(Reason::Unreachable));
@@ -219,7 +221,7 @@ fn a_stalled_link_is_said_and_its_backlog_is_old() {
     camera.wait_state(CameraState::Live);
     for _ in 0..10 {
         let age = age(&camera.frame());
-        assert!(age < Duration::from_millis(500), "{age:?}");
+        assert!(age < Duration::from_secs(1), "{age:?}");
     }
     proxy.pause();
     let paused = clock::monotonic();
@@ -257,6 +259,29 @@ fn a_stall_that_lasts_ends_the_session() {
     camera.stop();
 }
 
+fn open_files_and_threads() -> [usize; 2] {
+    ["/proc/self/fd", "/proc/self/task"].map(|dir| std::fs::read_dir(dir).unwrap().count())
+}
+
+/// Counts what the whole process holds, so it is run alone: `cargo test --test e2e -- --ignored`.
+#[test]
+#[ignore = "counts files and threads of the whole process: run it alone"]
+fn reconnecting_leaks_nothing() {
+    let server = serve(&dock());
+    let proxy = Proxy::to(server.port());
+    let camera = Camera::rtsp("dock", &format!("rtsp://127.0.0.1:{}/camera", proxy.port()));
+    let mut counts = Vec::new();
+    for round in 1..=12u64 {
+        camera.wait("reconnect", |health| health.state == CameraState::Live && health.connects == round);
+        counts.push(open_files_and_threads());
+        proxy.cut();
+    }
+    println!("files and threads while live: {counts:?}");
+    camera.stop();
+    let (first, last) = (counts[1], counts[11]);
+    assert!(last[0] <= first[0] + 4 && last[1] <= first[1] + 4, "{counts:?}");
+}
+
 #[test]
 fn a_dying_camera_does_not_disturb_another() {
     let (first, second) = (serve(&dock()), serve(&dock()));
@@ -268,7 +293,7 @@ fn a_dying_camera_does_not_disturb_another() {
     a.wait("failing attempt", |health| health.reason == Some(Reason::Unreachable));
     let last = b.frame().seq;
     assert!(b.frame().seq > last);
-    assert_eq!(b.health(), steady);
+    assert_eq!(b.health().connects, steady.connects, "its session went on");
     a.stop();
     b.stop();
 }
@@ -295,6 +320,27 @@ fn sizes_out_of_bounds_are_refused() {
     assert_eq!(health.reason, Some(Reason::Unsupported));
     assert!(health.detail.contains("4096 x 64"), "{}", health.detail);
     assert!(camera.slots.take(1, Duration::ZERO).is_empty());
+    camera.stop();
+}
+
+#[test]
+fn the_size_may_change_in_mid_stream_but_not_out_of_bounds() {
+    let line = "( videotestsrc is-live=true ! capsfilter name=size caps=video/x-raw,width=320,height=240,framerate=10/1 ! \
+                x264enc tune=zerolatency threads=1 key-int-max=5 ! rtph264pay name=pay0 config-interval=-1 )";
+    let Some(server) = LaunchServer::start(line, &["x264enc"]) else { return };
+    let camera = Camera::rtsp("dock", &server.url);
+    camera.wait_state(CameraState::Live);
+    assert_eq!(camera.frame().width, 320);
+    server.switch_size(640, 480);
+    let frame = wait_for("larger frame", SOON, || Some(camera.frame()).filter(|frame| frame.width != 320));
+    assert_eq!((frame.width, frame.height), (640, 480));
+    assert_eq!(camera.health().connects, 1);
+    server.switch_size(4096, 64);
+    let health = camera.wait_state(CameraState::Refused);
+    assert!(health.detail.contains("4096 x 64"), "{}", health.detail);
+    for frame in camera.slots.take(1, Duration::ZERO) {
+        assert_eq!((frame.width, frame.height), (640, 480), "nothing of the new size was decoded");
+    }
     camera.stop();
 }
 

@@ -51,6 +51,7 @@ pub struct LaunchServer {
     server: gstreamer_rtsp_server::RTSPServer,
     main_loop: glib::MainLoop,
     thread: Option<std::thread::JoinHandle<()>>,
+    media: Arc<Mutex<Option<gstreamer::Bin>>>,
     pub url: String,
 }
 
@@ -70,6 +71,13 @@ impl LaunchServer {
         let factory = gstreamer_rtsp_server::RTSPMediaFactory::new();
         factory.set_launch(line);
         factory.set_shared(true);
+        let media = Arc::new(Mutex::new(None));
+        factory.connect_media_configure({
+            let media = media.clone();
+            move |_, configured| {
+                *media.lock().unwrap() = configured.element().downcast::<gstreamer::Bin>().ok()
+            }
+        });
         server.mount_points().unwrap().add_factory("/camera", factory);
         let context = glib::MainContext::new();
         server.attach(Some(&context)).unwrap();
@@ -79,7 +87,14 @@ impl LaunchServer {
             let main_loop = main_loop.clone();
             move || context.with_thread_default(|| main_loop.run()).unwrap()
         });
-        Some(Self { server, main_loop, thread: Some(thread), url })
+        Some(Self { server, main_loop, thread: Some(thread), media, url })
+    }
+
+    /// Changes the size of the pictures in mid-stream: the line's capsfilter is named `size`.
+    pub fn switch_size(&self, width: i32, height: i32) {
+        let media = self.media.lock().unwrap().clone().expect("somebody watches");
+        let caps = format!("video/x-raw,width={width},height={height},framerate=10/1");
+        media.by_name("size").unwrap().set_property_from_str("caps", &caps);
     }
 }
 
