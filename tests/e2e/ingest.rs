@@ -158,6 +158,23 @@ fn passwords() {
 }
 
 #[test]
+fn no_debug_level_prints_a_password() {
+    // The test above in a process of its own, whose GStreamer is asked to tell everything.
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["ingest::passwords", "--exact", "--nocapture"])
+        .env("GST_DEBUG", "9,rtsp*:9")
+        .env_remove("GST_DEBUG_FILE")
+        .output()
+        .unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    for secret in ["Authorization", "hunter2", "pa/w#rd%1?", "YWRtaW46"] {
+        assert!(!text.contains(secret), "'{secret}' in: {text}");
+    }
+}
+
+#[test]
 fn no_such_path() {
     let server = serve(&dock());
     let camera = Camera::rtsp("dock", &format!("{}-2", server.url()));
