@@ -5,3 +5,4 @@ pub mod check;
 pub mod demo_rtsp;
 pub mod doctor;
 pub mod model;
+pub mod train;

@@ -9,7 +9,7 @@ pub mod backoff;
 pub mod clip;
 pub mod flag;
 mod paced;
-mod stills;
+pub mod stills;
 mod supervisor;
 pub mod url;
 

@@ -39,12 +39,7 @@ pub(super) fn is_picture(path: &Path) -> bool {
 }
 
 /// One picture as a full-range BT.601 I420 frame, as a JPEG has it.
-pub(super) fn read(
-    path: &Path,
-    camera: &CameraId,
-    seq: u64,
-    captured: Timestamp,
-) -> Result<Frame, IngestError> {
+pub fn read(path: &Path, camera: &CameraId, seq: u64, captured: Timestamp) -> Result<Frame, IngestError> {
     let damaged =
         |problem: String| IngestError::Damaged { camera: camera.clone(), path: path.into(), problem };
     let bytes = std::fs::read(path).map_err(|e| IngestError::NotFound {

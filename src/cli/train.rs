@@ -1,0 +1,214 @@
+//! `standoff train segment|depth|surface --data DIR`: makes the head files of `heads/shipped` from rendered frames, in
+//! minutes on two cores. The features come through the project's own backend.
+
+mod dataset;
+mod depth;
+mod matrix;
+mod score;
+mod segment;
+mod surface;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::backend::{self, Backend, BackendSettings};
+use crate::heads::HeadFile;
+use dataset::{Labels, Tokens, pictures, tokens};
+use segment::Example;
+
+/// A head that can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// Classes of patches and cells.
+    Segment,
+    /// Depth.
+    Depth,
+    /// Height above the floor and where the thing stands.
+    Surface,
+}
+
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to train; several share one pass over the pictures
+    #[arg(required = true)]
+    pub heads: Vec<Which>,
+    /// Folder with train/ and val/ (frames as in the dock data: jpg, depth, seg, inst, json)
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Folder that the files are written to
+    #[arg(long, default_value = ".")]
+    pub out: PathBuf,
+    /// Passes over the data for the segmentation and the depth
+    #[arg(long, default_value_t = 8)]
+    pub epochs: usize,
+    /// Installed model or weights file
+    #[arg(long, default_value = "dinov2-small")]
+    pub model: String,
+    /// Keep the tokens in this folder and take them from there the next time (2 GB for the dock data)
+    #[arg(long)]
+    pub cache: Option<PathBuf>,
+    /// Leave out the mirrored pictures: half the time, a little less accurate
+    #[arg(long)]
+    pub no_mirror: bool,
+}
+
+fn bar(length: u64, what: &str) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg:22} {bar:40} {pos}/{len}  {elapsed} (left {eta})")?;
+    Ok(ProgressBar::new(length).with_style(style).with_message(what.to_owned()))
+}
+
+/// Frames with their labels.
+struct Part {
+    pictures: Vec<PathBuf>,
+    labels: Vec<Labels>,
+}
+
+fn part(dir: &Path) -> anyhow::Result<Part> {
+    let pictures = pictures(dir)?;
+    let progress = bar(pictures.len() as u64, "reading labels")?;
+    let mut labels = Vec::with_capacity(pictures.len());
+    for picture in &pictures {
+        labels.push(Labels::read(picture)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(Part { pictures, labels })
+}
+
+fn cached(args: &Args, name: &str) -> Option<PathBuf> {
+    args.cache.as_ref().map(|dir| dir.join(format!("{name}.f16")))
+}
+
+fn extract(
+    args: &Args,
+    backend: &mut dyn Backend,
+    part: &Part,
+    name: &str,
+    mirror: bool,
+) -> anyhow::Result<Tokens> {
+    let progress = bar(part.pictures.len() as u64, &format!("backbone, {name}"))?;
+    let out = tokens(backend, &part.pictures, mirror, cached(args, name).as_deref(), &progress)?;
+    progress.finish();
+    Ok(out)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// No data, labels of another size than the model's input, no backend, or a file that cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.epochs > 0, "--epochs must be at least 1");
+    if let Some(dir) = &args.cache {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let train = part(&args.data.join("train"))?;
+    let val = part(&args.data.join("val"))?;
+    let settings = BackendSettings { model: args.model.clone(), ..BackendSettings::default() };
+    let mut backend = backend::open(&settings)?;
+    let grid = backend.spec().grid;
+    for labels in train.labels.iter().chain(&val.labels) {
+        labels.check(grid)?;
+    }
+    let straight = extract(args, &mut *backend, &train, "train", false)?;
+    let mirrored = if args.no_mirror {
+        None
+    } else {
+        Some(extract(args, &mut *backend, &train, "train-mirrored", true)?)
+    };
+    let val_tokens = extract(args, &mut *backend, &val, "val", false)?;
+    let standard = straight.standard();
+    let examples = |with_mirrored: bool| -> Vec<Example<'_>> {
+        let of = |tokens, mirrored| {
+            (0..train.labels.len()).map(move |i| Example { tokens, frame: i, labels: i, mirrored })
+        };
+        let extra = mirrored.as_ref().filter(|_| with_mirrored).into_iter();
+        of(&straight, false).chain(extra.flat_map(|m| of(m, true))).collect()
+    };
+    let classes = &train.labels.first().context("train/ has no frames")?.truth.classes;
+
+    let mut done = Vec::new();
+    for which in [Which::Segment, Which::Depth, Which::Surface] {
+        if !args.heads.contains(&which) || done.contains(&which) {
+            continue;
+        }
+        done.push(which);
+        match which {
+            Which::Segment => {
+                let of = |l: &Labels| segment::Target::of(l, grid, classes.len());
+                let targets: Vec<_> = train.labels.iter().map(of).collect();
+                let examples = examples(true);
+                let progress = bar((args.epochs * examples.len()) as u64, "segment")?;
+                let head = segment::train(examples, &targets, classes, &standard, args.epochs, &progress)?;
+                progress.finish();
+                let reached = score::segment(&head, &val_tokens, &val.labels);
+                save(args, &head, &train, &val, reached)?;
+            }
+            Which::Depth => {
+                let double: Vec<u8> = (0..classes.len())
+                    .filter(|i| matches!(classes[*i].as_str(), "floor" | "forklift" | "person"))
+                    .filter_map(|i| u8::try_from(i).ok())
+                    .collect();
+                let targets: Vec<_> =
+                    train.labels.iter().map(|l| depth::Target::of(l, grid, &double)).collect();
+                // 256 outputs make this the slow one, and the mirrored pictures add nothing to it.
+                let examples = examples(false);
+                let progress = bar((args.epochs * examples.len()) as u64, "depth")?;
+                let head = depth::train(examples, &targets, &standard, args.epochs, &progress)?;
+                progress.finish();
+                let reached = score::depth(&head, &val_tokens, &val.labels);
+                save(args, &head, &train, &val, reached)?;
+            }
+            Which::Surface => {
+                let of = |l: &Labels| surface::lessons(l, grid);
+                let lessons: Vec<_> = train.labels.iter().map(of).collect();
+                let examples = examples(true);
+                let progress = bar((surface::CLASSES.len() * examples.len()) as u64, "surface")?;
+                let head = surface::train(&examples, &lessons, &standard, &progress)?;
+                progress.finish();
+                let val_lessons: Vec<_> = val.labels.iter().map(of).collect();
+                let reached = score::surface(&head, &val_tokens, &val_lessons);
+                save(args, &head, &train, &val, reached)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a head's file with what it was trained on and what it reaches, and prints the same.
+fn save(
+    args: &Args,
+    head: &HeadFile,
+    train: &Part,
+    val: &Part,
+    reached: Vec<(String, String)>,
+) -> anyhow::Result<()> {
+    let mut about = vec![
+        (
+            "trained_on".to_owned(),
+            format!(
+                "{} frames, {}",
+                train.pictures.len(),
+                if args.no_mirror { "as they are" } else { "and mirrored" }
+            ),
+        ),
+        ("scored_on".to_owned(), format!("{} frames of val", val.pictures.len())),
+        ("epochs".to_owned(), args.epochs.to_string()),
+        ("backbone".to_owned(), args.model.clone()),
+    ];
+    about.extend(reached);
+    let path = args.out.join(format!("{}.safetensors", head.graph.name));
+    let bytes = head.write(&about)?;
+    // What is in the file is what was scored: it reads back to the same head.
+    let back = HeadFile::read(&head.graph.name, &bytes)?;
+    ensure!(back == *head, "{} does not read back as it was written", path.display());
+    std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{} ({} bytes)", path.display(), bytes.len());
+    for (key, value) in &about {
+        println!("  {key}: {value}");
+    }
+    Ok(())
+}

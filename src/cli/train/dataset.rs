@@ -1,0 +1,328 @@
+//! Rendered frames with depth, classes and objects, as `dock/` lays them out: `NNNNN.jpg`, `NNNNN_depth.png` (16 bit,
+//! millimetres along the axis, 0 = none), `NNNNN_seg.png`, `NNNNN_inst.png`, `NNNNN.json`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use half::f16;
+use indicatif::ProgressBar;
+use serde::Deserialize;
+
+use super::matrix::Matrix;
+use crate::backend::Backend;
+use crate::clock::Timestamp;
+use crate::geometry::{Camera, Lens, Pose};
+use crate::ingest::stills;
+use crate::types::{Batch, CameraId, Frame, Grid, Pixels};
+
+/// What the json of a frame says, as far as it is used.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Truth {
+    intrinsics: Intrinsics,
+    camera: CameraTruth,
+    /// Names of the classes in `NNNNN_seg.png`.
+    pub classes: Vec<String>,
+    /// Forklifts and persons.
+    pub objects: Vec<Object>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Intrinsics {
+    width: f64,
+    height: f64,
+    fx: f64,
+    fy: f64,
+    cx: f64,
+    cy: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct CameraTruth {
+    position: [f64; 3],
+    #[serde(rename = "R_world_from_cam")]
+    world_from_camera: [[f64; 3]; 3],
+}
+
+/// A forklift or a person.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Object {
+    /// Its value in `NNNNN_inst.png`.
+    pub inst: u8,
+    /// `forklift` or `person`.
+    pub cls: String,
+    /// Bounding box that stands on the floor.
+    pub box3d: Box3d,
+    /// Pixels that are seen of it.
+    pub visible_px: u32,
+}
+
+/// A box that is turned about the vertical.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Box3d {
+    /// Its middle, metres.
+    pub center: [f64; 3],
+    /// The direction of travel, degrees from world x.
+    pub yaw_deg: f64,
+}
+
+impl Truth {
+    /// The camera.
+    pub fn camera(&self) -> Camera {
+        let i = &self.intrinsics;
+        Camera {
+            lens: Lens {
+                width_px: i.width,
+                height_px: i.height,
+                fx_px: i.fx,
+                fy_px: i.fy,
+                cx_px: i.cx,
+                cy_px: i.cy,
+                k1: 0.0,
+                k2: 0.0,
+            },
+            pose: Pose { world_from_camera: self.camera.world_from_camera, position_m: self.camera.position },
+        }
+    }
+}
+
+/// One frame's labels.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Depth of each pixel, metres; 0 = none.
+    pub depth_m: Vec<f32>,
+    /// Class of each pixel.
+    pub class: Vec<u8>,
+    /// Object of each pixel, 0 = none.
+    pub instance: Vec<u8>,
+    /// The rest.
+    pub truth: Truth,
+}
+
+/// The frames' pictures in a folder, sorted.
+pub fn pictures(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut out = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "jpg") && path.with_extension("json").is_file() {
+            out.push(path);
+        }
+    }
+    out.sort();
+    if out.is_empty() {
+        bail!(
+            "{} has no frames (NNNNN.jpg with NNNNN.json): give the folder that holds train/ and val/",
+            dir.display()
+        );
+    }
+    Ok(out)
+}
+
+fn beside(picture: &Path, suffix: &str) -> PathBuf {
+    let stem = picture.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    picture.with_file_name(format!("{stem}{suffix}"))
+}
+
+fn open(path: &Path) -> anyhow::Result<image::DynamicImage> {
+    image::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+impl Labels {
+    /// Reads the labels of one picture.
+    pub fn read(picture: &Path) -> anyhow::Result<Self> {
+        let json = picture.with_extension("json");
+        let text =
+            std::fs::read_to_string(&json).with_context(|| format!("cannot read {}", json.display()))?;
+        let truth =
+            serde_json::from_str(&text).with_context(|| format!("{} is not a frame", json.display()))?;
+        let depth = open(&beside(picture, "_depth.png"))?.to_luma16();
+        let class = open(&beside(picture, "_seg.png"))?.to_luma8();
+        let instance = open(&beside(picture, "_inst.png"))?.to_luma8();
+        let size = depth.dimensions();
+        ensure!(
+            class.dimensions() == size && instance.dimensions() == size,
+            "labels of {} differ in size",
+            picture.display()
+        );
+        Ok(Self {
+            width: size.0 as usize,
+            height: size.1 as usize,
+            depth_m: depth.into_raw().into_iter().map(|d| f32::from(d) / 1000.0).collect(),
+            class: class.into_raw(),
+            instance: instance.into_raw(),
+            truth,
+        })
+    }
+
+    /// Checks that pixels and patches fit: the labels must be of the size of the backbone's input.
+    pub fn check(&self, grid: Grid) -> anyhow::Result<()> {
+        let want = (grid.cols * grid.patch_px, grid.rows * grid.patch_px);
+        ensure!(
+            (self.width, self.height) == want,
+            "labels are {} x {}, the model's input is {} x {}",
+            self.width,
+            self.height,
+            want.0,
+            want.1
+        );
+        Ok(())
+    }
+
+    /// The pixels of a patch.
+    pub fn pixels_of(&self, grid: Grid, patch: usize) -> impl Iterator<Item = usize> + '_ {
+        let side = grid.patch_px;
+        let (x0, y0) = (patch % grid.cols * side, patch / grid.cols * side);
+        (0..side * side).map(move |i| (y0 + i / side) * self.width + x0 + i % side)
+    }
+}
+
+/// Tokens of many frames in half precision: the four tapped layers side by side, one row a patch.
+pub struct Tokens {
+    /// The patch grid.
+    pub grid: Grid,
+    /// Values a patch: four times the backbone's width.
+    pub inputs: usize,
+    frames: Vec<Vec<f16>>,
+}
+
+impl Tokens {
+    /// The values of one patch.
+    pub fn row(&self, frame: usize, patch: usize) -> &[f16] {
+        &self.frames[frame][patch * self.inputs..(patch + 1) * self.inputs]
+    }
+
+    /// Mean and standard deviation of every input over a part of all patches.
+    pub fn standard(&self) -> Standard {
+        let n = self.inputs;
+        let (mut sum, mut square, mut count) = (vec![0.0f64; n], vec![0.0f64; n], 0.0);
+        for (f, frame) in self.frames.iter().enumerate() {
+            // Every seventh patch, another one in each frame.
+            for row in frame.chunks_exact(n).skip(f % 7).step_by(7) {
+                for ((s, q), x) in sum.iter_mut().zip(&mut square).zip(row) {
+                    let x = f64::from(x.to_f32());
+                    *s += x;
+                    *q += x * x;
+                }
+                count += 1.0;
+            }
+        }
+        let mean: Vec<f32> = sum.iter().map(|s| (s / count) as f32).collect();
+        let sigma = sum
+            .iter()
+            .zip(&square)
+            .map(|(s, q)| ((q / count - (s / count).powi(2)).max(0.0).sqrt() + 1e-6) as f32)
+            .collect();
+        Standard { mean, sigma }
+    }
+}
+
+/// Standardisation of the inputs.
+#[derive(Debug, Clone)]
+pub struct Standard {
+    /// Mean of each input.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each input.
+    pub sigma: Vec<f32>,
+}
+
+impl Standard {
+    /// Appends a standardised row.
+    pub fn push(&self, row: &[f16], out: &mut Vec<f32>) {
+        out.extend(row.iter().zip(&self.mean).zip(&self.sigma).map(|((x, m), s)| (x.to_f32() - m) / s));
+    }
+
+    /// One whole frame, standardised.
+    pub fn frame(&self, tokens: &Tokens, frame: usize) -> Matrix {
+        let patches = tokens.grid.len();
+        let mut data = Vec::with_capacity(patches * tokens.inputs);
+        for patch in 0..patches {
+            self.push(tokens.row(frame, patch), &mut data);
+        }
+        Matrix { rows: patches, cols: tokens.inputs, data }
+    }
+}
+
+/// The same frame seen in a mirror: every row of every plane reversed. Exact for the planes of a JPEG of even width,
+/// whose chroma lies in the middle of its four pixels.
+fn mirrored(frame: &Frame) -> Frame {
+    let mut out = frame.clone();
+    let Pixels::Host { data, planes, .. } = &mut out.pixels;
+    let mut bytes = data.to_vec();
+    let (w, h) = (frame.width as usize, frame.height as usize);
+    for (i, plane) in planes.iter().enumerate() {
+        let (w, h) = if i == 0 { (w, h) } else { (w / 2, h / 2) };
+        for row in 0..h {
+            let start = plane.offset + row * plane.stride;
+            if let Some(line) = bytes.get_mut(start..start + w) {
+                line.reverse();
+            }
+        }
+    }
+    *data = bytes.into();
+    out
+}
+
+/// Runs every picture through the backbone, as the daemon does; with `mirror` seen in a mirror. A cache file, when
+/// given, keeps the tokens (half precision) for the next run.
+pub fn tokens(
+    backend: &mut dyn Backend,
+    pictures: &[PathBuf],
+    mirror: bool,
+    cache: Option<&Path>,
+    progress: &ProgressBar,
+) -> anyhow::Result<Tokens> {
+    let (grid, inputs) = (backend.spec().grid, 4 * backend.spec().dim);
+    let per_frame = grid.len() * inputs;
+    if let Some(path) = cache.filter(|p| p.is_file()) {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            bytes.len() == pictures.len() * per_frame * 2,
+            "{} holds {} bytes, {} frames need {}: delete it and run again",
+            path.display(),
+            bytes.len(),
+            pictures.len(),
+            pictures.len() * per_frame * 2
+        );
+        let frames = bytes
+            .chunks_exact(per_frame * 2)
+            .map(|f| f.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect())
+            .collect();
+        progress.inc(pictures.len() as u64);
+        return Ok(Tokens { grid, inputs, frames });
+    }
+    let camera = CameraId::new("train")?;
+    let mut frames = Vec::with_capacity(pictures.len());
+    for (i, path) in pictures.iter().enumerate() {
+        let mut frame = stills::read(path, &camera, i as u64, Timestamp::from_nanos(0))?;
+        if mirror {
+            frame = mirrored(&frame);
+        }
+        let features = backend.infer(&Batch { frames: vec![frame] })?;
+        let Some(features) = features.first() else {
+            bail!("the backend gave nothing for {}", path.display())
+        };
+        let mut rows = Vec::with_capacity(per_frame);
+        for patch in 0..grid.len() {
+            for layer in &features.layers {
+                let row = &layer[patch * features.dim..(patch + 1) * features.dim];
+                rows.extend(row.iter().map(|v| f16::from_f32(*v)));
+            }
+        }
+        ensure!(
+            rows.len() == per_frame,
+            "the backend gave {} values a frame instead of {per_frame}",
+            rows.len()
+        );
+        frames.push(rows);
+        progress.inc(1);
+    }
+    if let Some(path) = cache {
+        let bytes: Vec<u8> = frames.iter().flatten().flat_map(|v: &f16| v.to_le_bytes()).collect();
+        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Tokens { grid, inputs, frames })
+}
