@@ -82,7 +82,7 @@ as_root() {
     fi >"$log" 2>&1
 }
 
-why_apt_failed() { grep -E '^(E|Err)' "$log" | tail -1 || tail -1 "$log"; }
+why_apt_failed() { { grep -m1 -E '^(E|Err):' "$log" || tail -1 "$log"; } | cut -c1-160; }
 
 cd "$(dirname "$0")/.."
 check_rust
@@ -95,7 +95,7 @@ fi
 
 missing=$(find_missing)
 [ -n "$missing" ] || exit 0
-names=$(tr '\n' ' ' <<<"$missing")
+names=$(xargs <<<"$missing")
 by_hand="apt-get install --no-install-recommends $names"
 
 if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
@@ -123,5 +123,5 @@ for name in $missing; do
 done
 # shellcheck disable=SC2086 # one word a package
 as_root apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 $missing ||
-    fail "apt-get could not install the packages ($(why_apt_failed)): run '$by_hand' to see why"
+    fail "apt-get could not install the packages ($(why_apt_failed)): check the network, or run '$by_hand' to see why"
 say "done"
