@@ -383,3 +383,20 @@ fn hint(typed: &str, known: &[&str]) -> String {
         None => format!("; known: {}", known.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_found_by_a_shipped_head_and_has_a_size() {
+        let found = crate::heads::shipped::classes().unwrap();
+        for class in CLASSES {
+            assert!(found.iter().any(|name| name == class), "{class} is not in {found:?}");
+            assert!(
+                crate::geometry::sizes::of(&ClassName::new(class).unwrap()).is_some(),
+                "{class} has no size"
+            );
+        }
+    }
+}
