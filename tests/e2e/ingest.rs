@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gstreamer::prelude::*;
 use standoff::clock;
 use standoff::ingest::clip::Clip;
 use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, RtspSource, StreamUrl};
@@ -437,6 +438,54 @@ fn a_clip_gives_every_frame_in_order() {
     }
     assert_eq!(count, 300);
     assert_eq!(open(&data("h265/dock-320x180.mp4")).unwrap().len(), 40);
+}
+
+fn count_in_order(path: &Path) -> u64 {
+    let clip = Clip::open(path, camera()).unwrap_or_else(|e| panic!("{e}"));
+    let (expected, fps, size) = (clip.frame_count(), clip.fps(), path.metadata().unwrap().len());
+    let mut last = None;
+    for frame in clip {
+        let frame = frame.unwrap_or_else(|e| panic!("{e}"));
+        assert!(last.is_none_or(|(seq, time)| frame.seq == seq + 1 && frame.captured > time), "{frame:?}");
+        last = Some((frame.seq, frame.captured));
+    }
+    let count = last.map_or(0, |(seq, _)| seq + 1);
+    println!("{}: {count} frames of {expected:?}, {fps:?} fps, {size} bytes", path.display());
+    count
+}
+
+#[test]
+fn an_mkv_gives_the_same_frames() {
+    standoff::ingest::gst_log::init().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dock.mkv");
+    let line = format!(
+        "filesrc location={} ! qtdemux ! h264parse ! matroskamux ! filesink location={}",
+        data("dock-demo/video.mp4").display(),
+        path.display()
+    );
+    let pipeline = gstreamer::parse::launch(&line).unwrap();
+    pipeline.set_state(gstreamer::State::Playing).unwrap();
+    let ends = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
+    let end =
+        pipeline.bus().unwrap().timed_pop_filtered(gstreamer::ClockTime::from_seconds(15), &ends).unwrap();
+    assert_eq!(end.type_(), gstreamer::MessageType::Eos);
+    pipeline.set_state(gstreamer::State::Null).unwrap();
+    assert_eq!(count_in_order(&path), 300);
+}
+
+#[test]
+fn real_clips_are_read_whole() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/clips");
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        crate::rtsp::skip("no folder ../shared/data/clips");
+        return;
+    };
+    for path in
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "mp4"))
+    {
+        assert!(count_in_order(&path) > 30);
+    }
 }
 
 #[test]
