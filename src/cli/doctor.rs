@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::backend::{self, BackendError, BackendSettings, onnxruntime};
 use crate::clock;
+use crate::heads::shipped;
 use crate::model::store::{Store, StoreError};
 
 /// One line of the table.
@@ -75,8 +76,8 @@ fn gstreamer() -> Vec<Finding> {
     let (here, gone): (Vec<&Element>, Vec<&Element>) =
         inventory.elements.iter().partition(|element| element.installed);
     let names: Vec<_> = here.iter().map(|element| element.name).collect();
-    let mut findings =
-        vec![Finding::good("GStreamer", format!("{}, with {}", inventory.version, names.join(" ")))];
+    let version = inventory.version.trim_start_matches("GStreamer ");
+    let mut findings = vec![Finding::good("GStreamer", format!("{version}, with {}", names.join(" ")))];
     let mut packages: Vec<_> = gone.iter().map(|element| element.package).collect();
     packages.sort_unstable();
     packages.dedup();
@@ -95,8 +96,17 @@ fn gstreamer() -> Vec<Finding> {
 
 /// Library, model and backend.
 fn inference(store: &Store) -> Vec<Finding> {
-    let settings = BackendSettings::default();
     let mut findings = vec![Finding::good("store", store.root().display().to_string())];
+    let mut settings = BackendSettings::default();
+    match shipped::graph_heads() {
+        Ok(heads) => {
+            let names: Vec<_> = heads.iter().map(|head| head.name.as_str()).collect();
+            findings.push(Finding::good("heads", format!("shipped: {}", names.join(", "))));
+            settings.heads = heads;
+        }
+        // They are part of the program.
+        Err(error) => findings.push(Finding::missing("heads", error.to_string(), "make build")),
+    }
     findings.push(library(&onnxruntime::library_candidates(None, store)));
     findings.push(model(store, &settings.model));
     findings.push(backend(&settings));
