@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use standoff::cli::check::summary;
 use standoff::config::{Config, Surroundings};
+use yaml_rust2::{Yaml, YamlLoader};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")
@@ -57,4 +59,34 @@ fn the_demo_says_what_the_clip_needs() {
 #[test]
 fn conditions_name_the_topics_to_watch() {
     assert_eq!(load(&folder().join("two-cameras.yaml")).watched_topics(), ["dock/3/trailer"]);
+}
+
+/// YAML as an editor reads it: plain scalars have the type they look like.
+fn json(yaml: &Yaml) -> Value {
+    match yaml {
+        Yaml::Hash(entries) => {
+            entries.iter().map(|(key, value)| (key.as_str().unwrap().to_owned(), json(value))).collect()
+        }
+        Yaml::Array(items) => items.iter().map(json).collect(),
+        Yaml::String(text) => Value::from(text.as_str()),
+        Yaml::Integer(number) => Value::from(*number),
+        Yaml::Real(text) => Value::from(text.parse::<f64>().unwrap()),
+        Yaml::Boolean(flag) => Value::from(*flag),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_example_fits_the_schema_for_editors() {
+    let schema = std::fs::read_to_string(folder().join("schema.json")).unwrap();
+    let schema = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    let errors = |value: &Value| schema.iter_errors(value).map(|error| error.to_string()).collect::<Vec<_>>();
+    for file in examples() {
+        let documents = YamlLoader::load_from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let mut value = json(&documents[0]);
+        assert_eq!(errors(&value), Vec::<String>::new(), "{}", file.display());
+        value["cameras"]["x"] =
+            serde_json::json!({"rules": {"r": {"pair": "p", "alarm_m": "near", "clear_after": 1}}});
+        assert_eq!(errors(&value).len(), 2, "{:?}", errors(&value));
+    }
 }
