@@ -158,13 +158,14 @@ fn a_broken_frame_is_named() {
     );
 }
 
-/// Milliseconds a frame: `cargo test --release --test conformance -- --ignored --nocapture time`.
+/// Milliseconds a frame and memory: `cargo test --release --test conformance -- --ignored --nocapture time`.
 #[test]
 #[ignore = "prints times; asserts nothing"]
 fn time() {
     for count in [1, 4] {
         let Some(mut backend) = open(count) else { return };
         let frames: Vec<Frame> = (0..count).map(|i| frame("a", 640, 360, i as u64)).collect();
+        let opened = resident_mb();
         let mut times: Vec<f64> = (0..12)
             .map(|_| {
                 let features = backend.infer(&Batch { frames: frames.clone() }).unwrap();
@@ -173,8 +174,17 @@ fn time() {
             .collect();
         times.sort_by(f64::total_cmp);
         println!(
-            "backbone with heads at 392x224, batch {count}: median {:.1}, best {:.1} ms a frame",
-            times[6], times[0]
+            "backbone with heads at 392x224, batch {count}: median {:.1}, best {:.1} ms a frame; \
+             {opened} MB after opening, {} MB after 12 runs",
+            times[6],
+            times[0],
+            resident_mb()
         );
     }
+}
+
+/// Resident memory of this process.
+fn resident_mb() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 / 1_000_000
 }

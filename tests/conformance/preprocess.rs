@@ -279,6 +279,7 @@ fn padding_is_zero_and_the_rest_is_not() {
 
 /// `Image.fromarray(a, mode="F").resize((28, 14), Image.BICUBIC)` of Pillow 13.0.0 for the picture of the test above.
 #[rustfmt::skip]
+#[allow(clippy::excessive_precision)]
 const PILLOW: [f32; 392] = [
     32.9843, 98.3478, 143.3330, 125.5376, 174.1780, 81.4732, 69.2641,
     110.6852, 177.5770, 179.0261, 22.2133, 87.0551, 156.2163, 158.1091,
