@@ -46,7 +46,7 @@ pub enum FetchError {
     #[error("python3 has no pip; install it: apt-get install python3-pip")]
     NoPip,
     /// The download failed.
-    #[error("pip could not download {what}: {problem}")]
+    #[error("pip could not download {what}: {problem} (is the package index reachable?)")]
     Download {
         /// Package and version.
         what: String,

@@ -22,12 +22,12 @@ pub enum StoreError {
     #[error("no folder for models: set STANDOFF_HOME, XDG_CACHE_HOME or HOME")]
     NoHome,
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        problem: io::Error,
     },
     /// No such model.
     #[error(
@@ -40,12 +40,12 @@ pub enum StoreError {
         folder: PathBuf,
     },
     /// The weights are no good.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Weights {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: WeightsError,
+        problem: WeightsError,
     },
     /// No graph can be written.
     #[error(transparent)]
@@ -131,7 +131,7 @@ impl Store {
         if file.is_file() {
             return Ok(file);
         }
-        let weights = Weights::parse(bytes).map_err(|source| StoreError::Weights { path, source })?;
+        let weights = Weights::parse(bytes).map_err(|problem| StoreError::Weights { path, problem })?;
         let graph = graph::write(&weights, options)?;
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         forget_old_graphs(&folder);
@@ -151,7 +151,7 @@ impl Store {
             return Err(StoreError::Name(name.to_owned()));
         }
         let (weights, sha256) =
-            Weights::read(file).map_err(|source| StoreError::Weights { path: file.to_owned(), source })?;
+            Weights::read(file).map_err(|problem| StoreError::Weights { path: file.to_owned(), problem })?;
         let mut metadata: HashMap<String, String> =
             provenance.iter().map(|(key, value)| (String::from(*key), String::from(*value))).collect();
         metadata.insert("architecture".to_owned(), weights.describe());
@@ -162,7 +162,7 @@ impl Store {
         let temporary = folder.join(format!(".{name}.{}", std::process::id()));
         weights
             .write(&temporary, metadata)
-            .map_err(|source| StoreError::Weights { path: temporary.clone(), source })?;
+            .map_err(|problem| StoreError::Weights { path: temporary.clone(), problem })?;
         fs::rename(&temporary, &path).map_err(at(&path))?;
         self.installed(name)
     }
@@ -199,7 +199,7 @@ impl Store {
 /// For `map_err`: an I/O error with the file it is about.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::Io { path, source }
+    move |problem| StoreError::Io { path, problem }
 }
 
 /// The free words in a safetensors header, without reading the tensors.

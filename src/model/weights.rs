@@ -20,7 +20,7 @@ pub const HEAD_DIM: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The file cannot be read or written.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file ends before its tensors do.
     #[error("the file is cut off or damaged after {bytes} bytes ({problem}); fetch it again")]
@@ -226,7 +226,12 @@ impl Weights {
                 let problem = "this is a pickled PyTorch checkpoint".to_owned();
                 return Err(WeightsError::Format { problem });
             }
-            Some(_) => naming::tensors_from_onnx(bytes)?,
+            // The first field of every ONNX file is the format's version.
+            Some(_) if bytes.starts_with(b"\x08") => naming::tensors_from_onnx(bytes)?,
+            Some(_) => {
+                let problem = "this is neither safetensors nor ONNX".to_owned();
+                return Err(WeightsError::Format { problem });
+            }
         };
         Self::from_tensors(naming::official(tensors)?)
     }

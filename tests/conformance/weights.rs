@@ -412,8 +412,11 @@ fn other_files_are_refused() {
         said(b"PK\x03\x04 a zip archive"),
         "this is a pickled PyTorch checkpoint; give safetensors (official or Hugging Face naming) or an ONNX file"
     );
-    assert!(said(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff").contains("not readable as ONNX"));
-    assert!(said(&[0; 64]).contains("not readable as ONNX"));
+    assert_eq!(
+        said(b"root:x:0:0:root"),
+        "this is neither safetensors nor ONNX; give safetensors (official or Hugging Face naming) or an ONNX file"
+    );
+    assert!(said(b"\x08\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff").contains("not readable as ONNX"));
     let integers = TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap();
     let bytes = safetensors::serialize([("cls_token", integers)], None).unwrap();
     assert_eq!(said(&bytes), "tensor 'cls_token' holds I64, expected F32, F16 or BF16");
