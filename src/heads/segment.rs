@@ -5,10 +5,17 @@ use crate::types::{ClassName, Cut, Features, Grid, Mask, PixelTransform, Scene, 
 use super::upsample::{CELLS_PER_PATCH, Upsample};
 use super::{Head, HeadError};
 
-/// A component smaller than this many cells is noise: 12 cells of 3.5 px, a person at 25 m.
-pub const LEAST_CELLS: usize = 12;
+/// A component smaller than this many cells of 3.5 px is noise: a person at 25 m has 12. What looks like a small
+/// forklift is mostly a part of a truck or a load; a whole one has 40 cells at 30 m. On a held-out sixth of `dock/train`
+/// the larger limit leaves 10 false forklifts of 33 and loses 4 true ones of 156.
+pub fn least_cells(class: &ClassName) -> usize {
+    if class.as_str() == "forklift" { 40 } else { 12 }
+}
 /// Mean probability of the class over the mask below which a component is not believed.
-pub const LEAST_SCORE: f32 = 0.45;
+pub const LEAST_SCORE: f32 = 0.5;
+/// Added to the logits of a person: one who is narrower than a patch rarely wins against the floor around. On the
+/// held-out sixth it finds 76 of 113 persons instead of 69, at 8 false ones instead of 2 in 117 frames.
+const PERSON_FAVOUR: f32 = 0.7;
 /// Below the lowest cell of a column, this many cells further down, floor must be seen for the outline to count as
 /// the thing's own: half a patch, since a boundary between two patches is that soft.
 const FLOOR_GAP_CELLS: usize = 2;
@@ -19,7 +26,9 @@ pub struct SegmentHead {
     classes: Vec<String>,
     wanted: Vec<(usize, ClassName)>,
     ground: Vec<usize>,
+    favour: Vec<f32>,
     upsample: Option<(Grid, Upsample)>,
+    logits: Vec<f32>,
     cells: Vec<f32>,
 }
 
@@ -40,7 +49,16 @@ impl SegmentHead {
         }
         let ground =
             (0..classes.len()).filter(|i| matches!(classes[*i].as_str(), "floor" | "dock_edge")).collect();
-        Ok(Self { classes: classes.to_vec(), wanted: found, ground, upsample: None, cells: Vec::new() })
+        let favour = classes.iter().map(|c| if c == "person" { PERSON_FAVOUR } else { 0.0 }).collect();
+        Ok(Self {
+            classes: classes.to_vec(),
+            wanted: found,
+            ground,
+            favour,
+            upsample: None,
+            logits: Vec::new(),
+            cells: Vec::new(),
+        })
     }
 }
 
@@ -85,7 +103,10 @@ impl Head for SegmentHead {
             self.upsample = Some((features.grid, Upsample::new(features.grid)));
         }
         let Some((_, upsample)) = &self.upsample else { return Ok(()) };
-        upsample.apply(dense, n, &mut self.cells);
+        self.logits.clear();
+        self.logits
+            .extend(dense.chunks_exact(n).flat_map(|l| l.iter().zip(&self.favour).map(|(l, f)| l + f)));
+        upsample.apply(&self.logits, n, &mut self.cells);
         scene.floor = dense.chunks_exact(n).map(|l| probability(l, &self.ground)).collect();
 
         let (width, height) = (upsample.width(), upsample.height());
@@ -121,7 +142,7 @@ impl Head for SegmentHead {
                     }
                 }
             }
-            if component.len() < LEAST_CELLS {
+            if component.len() < least_cells(class) {
                 continue;
             }
             let of = [*index];
