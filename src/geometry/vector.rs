@@ -139,10 +139,11 @@ pub fn eigen_symmetric(a: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
                     row[p] = c * x - s * y;
                     row[q] = s * x + c * y;
                 }
-                for k in 0..n {
-                    let (x, y) = (a[p][k], a[q][k]);
-                    a[p][k] = c * x - s * y;
-                    a[q][k] = s * x + c * y;
+                let (above, below) = a.split_at_mut(q);
+                for (up, down) in above[p].iter_mut().zip(&mut below[0]) {
+                    let (x, y) = (*up, *down);
+                    *up = c * x - s * y;
+                    *down = s * x + c * y;
                 }
                 for row in &mut v {
                     let (x, y) = (row[p], row[q]);

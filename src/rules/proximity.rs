@@ -62,8 +62,8 @@ impl Proximity {
 }
 
 fn level(distance_m: f64, warning_m: Option<f64>, alarm_m: f64) -> Level {
-    // Written so that a distance that is not a number counts as too near.
-    if !(distance_m > alarm_m) {
+    // A distance that is not a number counts as too near.
+    if distance_m.is_nan() || distance_m <= alarm_m {
         Level::TooNear
     } else if warning_m.is_some_and(|limit| distance_m <= limit) {
         Level::Near
