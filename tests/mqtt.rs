@@ -1,6 +1,9 @@
 //! The MQTT sink against a real mosquitto: what a subscriber sees when things go well and when they do not.
 //! Without mosquitto on this machine each test prints a skip.
 
+// Clippy lets tests panic, but not the functions that they share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
