@@ -53,7 +53,12 @@ fn every_example_is_accepted() {
 fn the_demo_says_what_the_clip_needs() {
     let config = load(&folder().join("dock-demo.yaml"));
     let dock = &config.cameras[0];
-    assert!(summary(&config).contains("calibrated by 8 points"), "{}", summary(&config));
+    let calibration = dock.site.calibration.as_ref().unwrap();
+    let lens = &calibration.camera.lens;
+    assert!((lens.fx_px - 457.00736).abs() < 1e-3, "{}", lens.fx_px);
+    assert_eq!((lens.cx_px, lens.cy_px), (320.0, 180.0));
+    assert_eq!(calibration.residual_px.len(), 8);
+    assert_eq!(dock.site.edges[0].line_m, [[-21.0, 0.0], [13.0, 0.0]]);
     let rules: Vec<_> = dock.rules.iter().map(|rule| (rule.id.as_str(), rule.limits_m())).collect();
     assert_eq!(rules[0], ("forklift_near_edge", (Some(2.0), 0.5)));
     assert_eq!(rules.len(), 3);

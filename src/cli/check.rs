@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{Camera, Config, Source};
+use crate::config::{Camera, Config};
+use crate::ingest::CameraSource;
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -40,17 +41,21 @@ pub fn summary(config: &Config) -> String {
 
 fn camera_line(camera: &Camera) -> String {
     let source = match &camera.source {
-        Source::Rtsp { .. } => "RTSP".to_owned(),
-        Source::File { path, .. } => format!("clip {}", path.display()),
-        Source::Images { dir, .. } => format!("pictures in {}", dir.display()),
+        CameraSource::Rtsp(source) => format!("{:?}", source.url),
+        CameraSource::File { path, .. } => format!("clip {}", path.display()),
+        CameraSource::Images { dir, .. } => format!("pictures in {}", dir.display()),
     };
-    let calibration = match &camera.calibration {
-        Some(calibration) => format!("calibrated by {} points", calibration.points.len()),
+    let calibration = match &camera.site.calibration {
+        Some(calibration) => format!(
+            "calibrated by {} points (reprojection error {:.2} px)",
+            calibration.residual_px.len(),
+            calibration.rms_px
+        ),
         None => "NOT CALIBRATED: every rule stays unknown".to_owned(),
     };
     let count = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
     let rules: Vec<&str> = camera.rules.iter().map(|rule| rule.id.as_str()).collect();
     let rules = if rules.is_empty() { "no rules".to_owned() } else { format!("rules {}", rules.join(", ")) };
-    let pairs = count(camera.pairs.len(), "pair");
+    let pairs = count(camera.site.pairs.len(), "pair");
     format!("  camera {}: {source}, {calibration}, {pairs}, {rules}", camera.id)
 }

@@ -17,10 +17,13 @@ mod yaml;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::geometry::{Edge, Pair};
+use crate::backend::BackendSettings;
+use crate::geometry::Site;
+use crate::ingest::CameraSource;
+use crate::model::graph::GraphHead;
 use crate::publish::MqttSettings;
 use crate::rules::RuleSettings;
-use crate::types::{CameraId, NodeId, Secret};
+use crate::types::{CameraId, NodeId};
 
 pub use docs::{json_schema, reference};
 pub use problem::{Origin, Problem, Problems};
@@ -53,74 +56,36 @@ pub struct ModelSettings {
     pub max_batch: usize,
 }
 
+impl ModelSettings {
+    /// What a backend with these heads is opened with.
+    pub fn backend(&self, heads: Vec<GraphHead>) -> BackendSettings {
+        BackendSettings {
+            model: self.name.clone(),
+            input_width: self.input_width,
+            input_height: self.input_height,
+            max_batch: self.max_batch,
+            threads: (self.threads > 0).then_some(self.threads),
+            heads,
+            library: None,
+        }
+    }
+}
+
 /// One camera.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Camera {
     /// Its name.
     pub id: CameraId,
     /// Where its pictures come from.
-    pub source: Source,
+    pub source: CameraSource,
     /// How long the camera takes from light to network.
     pub camera_latency: Duration,
     /// Evidence older than this is none. The rules' latches have it too.
     pub stale_after: Duration,
-    /// Where the floor is, once it was measured.
-    pub calibration: Option<Calibration>,
-    /// Lines on the floor.
-    pub edges: Vec<Edge>,
-    /// What is measured.
-    pub pairs: Vec<Pair>,
+    /// Calibration, edges and pairs.
+    pub site: Site,
     /// What is too close.
     pub rules: Vec<RuleSettings>,
-}
-
-/// Where pictures come from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// A camera on the network.
-    Rtsp {
-        /// Its address, as typed.
-        url: Secret,
-        /// User name, when it is given apart from the address.
-        username: Option<String>,
-        /// Password, when it is given apart from the address.
-        password: Option<Secret>,
-        /// Certificates (PEM) to trust instead of the system's.
-        ca_file: Option<PathBuf>,
-    },
-    /// A clip.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Begin again at its end.
-        repeat: bool,
-    },
-    /// A folder of pictures.
-    Images {
-        /// The folder.
-        dir: PathBuf,
-        /// Pictures a second.
-        fps: f64,
-    },
-}
-
-/// Lens and floor points of a camera, as typed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Calibration {
-    /// Width of the picture that all pixels speak of.
-    pub width_px: f64,
-    /// Height of that picture.
-    pub height_px: f64,
-    /// Focal length along a row in pixels.
-    pub fx_px: f64,
-    /// Focal length along a column in pixels.
-    pub fy_px: f64,
-    /// Where the axis meets the picture, from its left edge.
-    pub cx_px: f64,
-    /// Where the axis meets the picture, from its top edge.
-    pub cy_px: f64,
-    /// Pixels and where they are on the floor in metres; at least four.
-    pub points: Vec<([f64; 2], [f64; 2])>,
 }
 
 /// What a configuration is read in: where its relative paths begin, and what else can change it.

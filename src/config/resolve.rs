@@ -9,8 +9,11 @@ use super::keys;
 use super::problem::nearest;
 use super::read::{Reader, Report};
 use super::yaml::Value;
-use super::{Calibration, Camera, Config, ModelSettings, Source, Surroundings};
-use crate::geometry::{Edge, Pair, PairEnd};
+use super::{Camera, Config, ModelSettings, Surroundings};
+use crate::geometry::calibration::{self, Calibration, FloorPoint};
+use crate::geometry::camera::Lens;
+use crate::geometry::{Edge, Pair, PairEnd, Site};
+use crate::ingest::{CameraSource, RtspSource, StreamUrl};
 use crate::publish::MqttSettings;
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings};
@@ -121,7 +124,7 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
     let camera_latency = section.duration("camera_latency");
     let stale_after = section.duration("stale_after");
     let calibration = if section.has("calibration") {
-        section.section("calibration").and_then(|section| calibration(&section))
+        section.section("calibration").and_then(|section| calibrated(&section))
     } else {
         None
     };
@@ -141,9 +144,7 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
         source: source?,
         camera_latency: camera_latency?,
         stale_after: stale_after?,
-        calibration,
-        edges,
-        pairs,
+        site: Site { calibration, edges, pairs },
         rules,
     })
 }
@@ -153,7 +154,7 @@ fn named<T>(section: &Reader<'_>, name: Result<T, InvalidName>) -> Option<T> {
     name.map_err(|error| section.wrong(error.to_string())).ok()
 }
 
-fn source(section: &Reader<'_>, around: &Surroundings) -> Option<Source> {
+fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
     let there: Vec<&str> = ["url", "file", "images"].into_iter().filter(|key| section.has(key)).collect();
     let password = password(section, around);
     let username = section.text("username");
@@ -173,25 +174,19 @@ fn source(section: &Reader<'_>, around: &Surroundings) -> Option<Source> {
         ["url"] => {
             only(&["loop"], "file");
             only(&["fps"], "images");
-            let url = section.parsed("url", |text| {
-                let lower = text.to_ascii_lowercase();
-                let rest = lower.strip_prefix("rtsp://").or_else(|| lower.strip_prefix("rtsps://"));
-                match rest {
-                    Some(rest) if !rest.is_empty() => Ok(Secret::new(text)),
-                    _ => Err("must begin with rtsp:// or rtsps://"),
-                }
-            });
-            Some(Source::Rtsp { url: url?, username, password, ca_file })
+            let parse = |text: &str| StreamUrl::parse(text, username.as_deref(), password.as_ref());
+            let url = section.parsed("url", parse)?;
+            Some(CameraSource::Rtsp(RtspSource { ca_file, ..RtspSource::new(url) }))
         }
         ["file"] => {
             only(&["username", "password", "password_file", "ca_file"], "url");
             only(&["fps"], "images");
-            Some(Source::File { path: file("file")?, repeat: repeat? })
+            Some(CameraSource::File { path: file("file")?, loop_: repeat? })
         }
         ["images"] => {
             only(&["username", "password", "password_file", "ca_file"], "url");
             only(&["loop"], "file");
-            Some(Source::Images { dir: file("images")?, fps: fps? })
+            Some(CameraSource::Images { dir: file("images")?, fps: fps? })
         }
         [] => {
             section.wrong("one of `url`, `file` and `images` is missing: where do its pictures come from?");
@@ -206,14 +201,30 @@ fn source(section: &Reader<'_>, around: &Surroundings) -> Option<Source> {
     }
 }
 
-fn calibration(section: &Reader<'_>) -> Option<Calibration> {
-    let size = section.size("size").map(|(width, height)| (f64::from(width), f64::from(height)));
+fn calibrated(section: &Reader<'_>) -> Option<Calibration> {
+    let lens = lens(section);
     let points = section.list("points");
     if section.has("points") && points.len() < 4 {
         section.wrong_key("points", format!("there are {}; at least four are wanted", points.len()));
+        return None;
     }
-    let points: Vec<_> =
-        points.iter().filter_map(|point| point.point("pixel").zip(point.point("floor_m"))).collect();
+    let points: Vec<FloorPoint> = points
+        .iter()
+        .filter_map(|point| {
+            Some(FloorPoint {
+                pixel: point.point("pixel")?,
+                ground_m: point.point("floor_m")?,
+                height_m: 0.0,
+            })
+        })
+        .collect();
+    calibration::calibrate(&lens?, &points)
+        .map_err(|error| section.wrong_key("points", error.to_string()))
+        .ok()
+}
+
+fn lens(section: &Reader<'_>) -> Option<Lens> {
+    let size = section.size("size").map(|(width, height)| (f64::from(width), f64::from(height)));
     let hfov = section.number("hfov_deg").map(f64::to_radians);
     match (section.has("hfov_deg"), section.has("intrinsics")) {
         (true, true) => {
@@ -226,23 +237,15 @@ fn calibration(section: &Reader<'_>) -> Option<Calibration> {
         }
         (true, false) => {
             let (width_px, height_px) = size?;
-            let focal_px = width_px / (2.0 * (hfov? / 2.0).tan());
-            Some(Calibration {
-                width_px,
-                height_px,
-                fx_px: focal_px,
-                fy_px: focal_px,
-                cx_px: width_px / 2.0,
-                cy_px: height_px / 2.0,
-                points,
-            })
+            Some(Lens::from_horizontal_fov(width_px, height_px, hfov?))
         }
         (false, true) => {
             let lens = section.section("intrinsics")?;
             let ((fx, fy), (cx, cy)) =
                 ((lens.number("fx"), lens.number("fy")), (lens.number("cx"), lens.number("cy")));
             let (width_px, height_px) = size?;
-            Some(Calibration { width_px, height_px, fx_px: fx?, fy_px: fy?, cx_px: cx?, cy_px: cy?, points })
+            let (fx_px, fy_px, cx_px, cy_px) = (fx?, fy?, cx?, cy?);
+            Some(Lens { width_px, height_px, fx_px, fy_px, cx_px, cy_px, k1: 0.0, k2: 0.0 })
         }
     }
 }

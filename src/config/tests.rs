@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::geometry::PairEnd;
+use crate::ingest::RtspSource;
 use crate::rules::RuleKind;
 use crate::rules::when::Condition;
 
@@ -39,10 +40,10 @@ cameras:
       size: 640x360
       hfov_deg: 70
       points:
-        - {pixel: [0, 300], floor_m: [0, 0]}
-        - {pixel: [640, 300], floor_m: [4, 0]}
-        - {pixel: [500, 200], floor_m: [4, 6]}
-        - {pixel: [100, 200], floor_m: [0, 6]}
+        - {pixel: [238.37, 275.67], floor_m: [3.8177, 4.8098]}
+        - {pixel: [600.89, 72.72], floor_m: [-20.7, 3.0219]}
+        - {pixel: [157.56, 220.09], floor_m: [3.8527, 2.0616]}
+        - {pixel: [548.8, 352.89], floor_m: [2.0, 9.0]}
     edges: {dock_edge: {line_m: [[0, 0], [1, 0]]}}
     pairs: {a: {from: forklift, to: dock_edge}, b: {from: forklift, to: person}}
     rules:
@@ -66,13 +67,13 @@ fn a_camera_is_resolved() {
     assert_eq!((config.model.input_width, config.model.max_batch), (392, 4));
     let dock = &config.cameras[0];
     assert_eq!(dock.stale_after, Duration::from_secs(1));
-    let Source::Rtsp { username, password, .. } = &dock.source else { panic!() };
-    assert_eq!((username.as_deref(), password.as_ref().unwrap().reveal()), (Some("other"), "007"));
-    let calibration = dock.calibration.as_ref().unwrap();
-    assert!((calibration.fx_px - 457.007).abs() < 1e-3);
-    assert_eq!(calibration.points[2], ([500.0, 200.0], [4.0, 6.0]));
-    assert!(matches!(&dock.pairs[0].to, PairEnd::Edge(edge) if edge.as_str() == "dock_edge"));
-    assert!(matches!(&dock.pairs[1].to, PairEnd::Class(class) if class.as_str() == "person"));
+    let CameraSource::Rtsp(RtspSource { url, .. }) = &dock.source else { panic!() };
+    assert_eq!((url.username(), url.password().unwrap().reveal()), (Some("other"), "007"));
+    let calibration = dock.site.calibration.as_ref().unwrap();
+    assert!((calibration.camera.lens.fx_px - 457.007).abs() < 1e-3);
+    assert!((calibration.camera.pose.position_m[2] - 4.3).abs() < 0.05, "{:?}", calibration.camera.pose);
+    assert!(matches!(&dock.site.pairs[0].to, PairEnd::Edge(edge) if edge.as_str() == "dock_edge"));
+    assert!(matches!(&dock.site.pairs[1].to, PairEnd::Class(class) if class.as_str() == "person"));
     let rule = &dock.rules[0];
     let RuleKind::Proximity(limits) = &rule.kind;
     assert_eq!((limits.alarm_m, limits.leave_alarm_m), (0.5, 0.7));
@@ -175,7 +176,8 @@ fn variables_lie_over_the_file() {
     let config = Config::parse(GOOD, &around(&variables)).unwrap();
     assert_eq!(config.mqtt.host, "broker");
     assert_eq!(config.cameras[0].rules[0].limits_m().1, 0.25);
-    assert!(matches!(&config.cameras[0].source, Source::Rtsp { password: None, .. }));
+    let CameraSource::Rtsp(RtspSource { url, .. }) = &config.cameras[0].source else { panic!() };
+    assert_eq!(url.password().unwrap().reveal(), "hunter2", "the one in the address is left");
     for (name, value, expected) in [
         ("STANDOFF__MQTT__PORT", "x", "variable STANDOFF__MQTT__PORT: mqtt.port: 'x' is not a whole number"),
         ("STANDOFF__MQT__PORT", "1", "variable STANDOFF__MQT__PORT: mqt: unknown key; did you mean 'mqtt'?"),

@@ -49,7 +49,7 @@ pub enum PairEnd {
 }
 
 /// What is fixed about a camera's place.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Site {
     /// Where the camera stands and how it sees; none means that there are no metres.
     pub calibration: Option<Calibration>,
