@@ -6,3 +6,9 @@ mod ingest;
 #[cfg(feature = "demo")]
 #[path = "e2e/rtsp.rs"]
 mod rtsp;
+#[cfg(feature = "demo")]
+#[path = "e2e/daemon.rs"]
+mod daemon;
+#[cfg(feature = "demo")]
+#[path = "e2e/site.rs"]
+mod site;

@@ -1,8 +1,80 @@
 //! One file a command.
 
+pub mod bench;
 pub mod check;
+#[cfg(feature = "demo")]
+pub mod demo;
+#[cfg(feature = "demo")]
+pub mod demo_broker;
 #[cfg(feature = "demo")]
 pub mod demo_rtsp;
 pub mod doctor;
 pub mod model;
+pub mod probe;
+pub mod progress;
+pub mod replay;
+pub mod report;
+pub mod run;
 pub mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Watches camera streams and says, in metres, when things get too close.
+#[derive(Debug, Parser)]
+#[command(name = "standoff", version, about, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the cameras of a configuration until told to stop
+    Run {
+        /// The configuration (YAML)
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Name everything that is wrong with a configuration
+    Check(check::Args),
+    /// Watch a clip played as a live camera, alarms over a broker of its own, and compare with the truth
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArguments),
+    /// Put a clip through the daemon's path in virtual time, and compare with the truth if there is one
+    Replay(replay::ReplayArguments),
+    /// Show what the heads see in a picture
+    Probe(probe::ProbeArguments),
+    /// Show where the time of a frame goes
+    Bench(bench::BenchArguments),
+    /// Train a head on labelled frames
+    Train(train::TrainArgs),
+    /// Say what is installed, what is missing and how to mend it
+    Doctor,
+    /// Install, import, list and export models
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+}
+
+/// Exit code for wrong usage or a bad configuration: starting again does not mend it.
+pub const EXIT_USAGE: u8 = 2;
+
+/// Runs the command.
+pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    match &arguments.command {
+        Command::Run { config } => run::run(config),
+        Command::Check(arguments) => Ok(check::run(arguments)),
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Replay(arguments) => replay::run(arguments),
+        Command::Probe(arguments) => probe::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Doctor => doctor::run(),
+        Command::Model(command) => model::run(command).map(|()| ExitCode::SUCCESS),
+    }
+}

@@ -1,1 +1,189 @@
 //! Start and stop order of the daemon's threads and tasks.
+//!
+//! Start: sinks (with will and `Unknown`), backend, analysis, cameras. Stop is the reverse: cameras, then the
+//! inference thread, whose end makes the analysis say that it stops, then the sinks, which say so and leave.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+
+use jiff::tz::TimeZone;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::analysis::{self, Analysis, CameraSetup, Snapshot, Surroundings, Wiring};
+use crate::backend::{self, BackendError, BackendSpec};
+use crate::clock;
+use crate::config::Config;
+use crate::heads::{self, HeadError};
+use crate::infer;
+use crate::ingest::{self, CameraHandle, IngestError};
+use crate::outbox::Outbox;
+use crate::publish::mqtt;
+use crate::slot::{HealthBoard, InputBoard, Slots};
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The backend did not.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A shipped head is not usable.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// A camera cannot be watched at all.
+    #[error(transparent)]
+    Camera(#[from] IngestError),
+    /// A thread could not be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The running daemon.
+pub struct Daemon {
+    runtime: Runtime,
+    cameras: Vec<CameraHandle>,
+    stop_infer: Arc<AtomicBool>,
+    infer: JoinHandle<()>,
+    analysis: JoinHandle<()>,
+    sinks: Sinks,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    spec: BackendSpec,
+}
+
+struct Sinks {
+    shutdown: watch::Sender<bool>,
+    mqtt: tokio::task::JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Starts everything. On an error nothing is left running.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("tokio")
+            .enable_all()
+            .build()?;
+        let slots = Arc::new(Slots::default());
+        let health = Arc::new(HealthBoard::default());
+        let inputs = Arc::new(InputBoard::default());
+        let outbox = Arc::new(Outbox::default());
+
+        let mut analysis = analysis_of(config, uuid::Uuid::new_v4().simple().to_string())?;
+        let sinks = Sinks::start(config, &runtime, &outbox, &inputs);
+        for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
+            outbox.say(statement);
+        }
+
+        let backend = match backend::open(&config.model.backend(heads::graph_heads()?)) {
+            Ok(backend) => backend,
+            Err(error) => {
+                sinks.stop(&runtime);
+                return Err(error.into());
+            }
+        };
+        let spec = backend.spec().clone();
+
+        let (seen_sender, seen) = sync_channel(1);
+        let (snapshot_sender, snapshots) = watch::channel(None);
+        let wiring = Wiring {
+            seen,
+            health: health.clone(),
+            slots: slots.clone(),
+            inputs: inputs.clone(),
+            outbox: outbox.clone(),
+            snapshots: snapshot_sender,
+        };
+        let analysis = analysis::spawn(analysis, wiring)?;
+        let stop_infer = Arc::new(AtomicBool::new(false));
+        let infer = infer::spawn(backend, slots.clone(), seen_sender, stop_infer.clone())?;
+
+        let mut daemon =
+            Self { runtime, cameras: vec![], stop_infer, infer, analysis, sinks, snapshots, spec };
+        for camera in &config.cameras {
+            let started = ingest::spawn(
+                camera.id.clone(),
+                camera.source.clone(),
+                camera.camera_latency,
+                slots.clone(),
+                health.clone(),
+            );
+            match started {
+                Ok(handle) => daemon.cameras.push(handle),
+                Err(error) => {
+                    daemon.stop();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(daemon)
+    }
+
+    /// What the backbone runs on.
+    pub fn backend(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    /// The newest analysed frame of any camera, for people.
+    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.snapshots.clone()
+    }
+
+    /// The runtime of the sinks, for tasks that wait on the daemon.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// False when a thread that must not end has ended.
+    pub fn is_whole(&self) -> bool {
+        !self.infer.is_finished() && !self.analysis.is_finished()
+    }
+
+    /// Stops everything in order; subscribers are told.
+    pub fn stop(self) {
+        for camera in self.cameras {
+            camera.stop();
+        }
+        self.stop_infer.store(true, Ordering::Relaxed);
+        for (name, thread) in [("infer", self.infer), ("analysis", self.analysis)] {
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "the thread had failed");
+            }
+        }
+        self.sinks.stop(&self.runtime);
+    }
+}
+
+impl Sinks {
+    fn start(config: &Config, runtime: &Runtime, outbox: &Arc<Outbox>, inputs: &Arc<InputBoard>) -> Self {
+        let (shutdown, stopped) = watch::channel(false);
+        let _guard = runtime.enter();
+        let mqtt = mqtt::spawn(
+            config.mqtt.clone(),
+            config.node.clone(),
+            outbox.reader(),
+            inputs.clone(),
+            config.watched_topics(),
+            stopped,
+        );
+        Self { shutdown, mqtt }
+    }
+
+    fn stop(self, runtime: &Runtime) {
+        self.shutdown.send_replace(true);
+        if runtime.block_on(self.mqtt).is_err() {
+            tracing::error!("the MQTT task had failed");
+        }
+    }
+}
+
+/// The analysis of a configuration, with the shipped heads. `session` makes its event ids unique.
+pub fn analysis_of(config: &Config, session: String) -> Result<Analysis, HeadError> {
+    let setups = config.cameras.iter().map(|camera| CameraSetup {
+        id: camera.id.clone(),
+        site: camera.site.clone(),
+        rules: camera.rules.clone(),
+    });
+    Ok(Analysis::new(session, TimeZone::system(), heads::shipped()?, setups.collect(), clock::utc()))
+}

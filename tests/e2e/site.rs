@@ -1,0 +1,322 @@
+//! A small site for the end-to-end tests: a real broker, a subscriber, and the real daemon, each with its own
+//! port and folder, and a deadline on every wait.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+use serde_json::Value;
+use standoff::clock::{self, Timestamp};
+
+/// Two daemons at once would slow each other down on a small machine: one test at a time.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A deadline.
+pub struct Deadline(Timestamp);
+
+impl Deadline {
+    pub fn after(seconds: f64) -> Self {
+        Self(clock::monotonic() + Duration::from_secs_f64(seconds))
+    }
+
+    pub fn left(&self) -> Option<Duration> {
+        let left = self.0.since(clock::monotonic());
+        (left > Duration::ZERO).then_some(left)
+    }
+}
+
+/// A real mosquitto. Killed when dropped.
+pub struct Mosquitto {
+    pub port: u16,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+fn mosquitto_program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.push("/usr/sbin".into());
+    folders.into_iter().map(|folder| folder.join("mosquitto")).find(|program| program.exists())
+}
+
+impl Mosquitto {
+    /// None, with a line that is counted, where mosquitto is not installed.
+    pub fn start() -> Option<Self> {
+        if mosquitto_program().is_none() {
+            println!("SKIP: mosquitto is not installed");
+            return None;
+        }
+        let mut broker = Self { port: free_port(), folder: tempfile::tempdir().unwrap(), child: None };
+        broker.start_again();
+        Some(broker)
+    }
+
+    /// Starts on the same port, knowing nothing of before.
+    pub fn start_again(&mut self) {
+        let file = self.folder.path().join("mosquitto.conf");
+        let text = format!("listener {} 127.0.0.1\nallow_anonymous true\npersistence false\n", self.port);
+        std::fs::write(&file, text).unwrap();
+        let child = Command::new(mosquitto_program().unwrap())
+            .arg("-c")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let deadline = Deadline::after(10.0);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            assert!(deadline.left().is_some(), "mosquitto does not listen");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A message as the subscriber got it.
+#[derive(Debug, Clone)]
+pub struct Got {
+    pub topic: String,
+    pub text: String,
+    pub retained: bool,
+}
+
+impl Got {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{}: {error}: {}", self.topic, self.text))
+    }
+}
+
+/// Hears everything below `standoff/`.
+pub struct Subscriber {
+    messages: Receiver<Got>,
+    /// All that was heard, in order.
+    pub heard: Vec<Got>,
+    client: Client,
+}
+
+impl Subscriber {
+    pub fn connect(port: u16) -> Self {
+        let mut options = MqttOptions::new(format!("e2e-{}-{}", std::process::id(), free_port()), "127.0.0.1", port);
+        options.set_keep_alive(Duration::from_secs(5)).set_max_packet_size(1 << 20, 1 << 20);
+        let (client, mut connection) = Client::new(options, 64);
+        let (sender, messages) = channel();
+        let subscriber = client.clone();
+        std::thread::spawn(move || {
+            for event in connection.iter() {
+                let alive = match event {
+                    Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                        subscriber.subscribe("standoff/#", QoS::AtLeastOnce).is_ok()
+                    }
+                    Ok(Event::Incoming(Packet::Publish(message))) => sender
+                        .send(Got {
+                            topic: message.topic,
+                            text: String::from_utf8_lossy(&message.payload).into_owned(),
+                            retained: message.retain,
+                        })
+                        .is_ok(),
+                    Ok(_) => true,
+                    Err(_) => {
+                        std::thread::park_timeout(Duration::from_millis(50));
+                        true
+                    }
+                };
+                if !alive {
+                    return;
+                }
+            }
+        });
+        Self { messages, heard: vec![], client }
+    }
+
+    pub fn publish(&self, topic: &str, payload: &str, retain: bool) {
+        self.client.publish(topic, QoS::AtLeastOnce, retain, payload).unwrap();
+    }
+
+    /// Waits for a message that `is_it`; the time it took. Panics with the last messages after `seconds`.
+    pub fn wait(&mut self, what: &str, seconds: f64, is_it: impl Fn(&Got) -> bool) -> (Got, Duration) {
+        let begun = clock::monotonic();
+        let deadline = Deadline::after(seconds);
+        while let Some(left) = deadline.left() {
+            match self.messages.recv_timeout(left) {
+                Ok(message) => {
+                    self.heard.push(message.clone());
+                    if is_it(&message) {
+                        return (message, clock::monotonic().since(begun));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => panic!("the subscriber's thread has ended"),
+            }
+        }
+        let last: Vec<String> =
+            self.heard.iter().rev().take(12).map(|got| format!("{} {}", got.topic, got.text)).collect();
+        panic!("{what}: not within {seconds} s; the last messages, newest first:\n{}", last.join("\n"));
+    }
+
+    /// Waits for a rule's state.
+    pub fn wait_state(&mut self, rule: &str, state: &str, seconds: f64) -> (Value, Duration) {
+        let topic = format!("/alarm/{rule}");
+        let (got, took) = self.wait(&format!("{rule} is {state}"), seconds, |got| {
+            got.topic.ends_with(&topic) && got.json()["state"] == state
+        });
+        (got.json(), took)
+    }
+
+    /// Drops what came before.
+    pub fn forget(&mut self) {
+        while self.messages.try_recv().is_ok() {}
+        self.heard.clear();
+    }
+
+    /// The states of a rule in the order in which they were said, without repeats.
+    pub fn states(&self, rule: &str) -> Vec<String> {
+        let topic = format!("/alarm/{rule}");
+        let mut states: Vec<String> = vec![];
+        for got in self.heard.iter().filter(|got| got.topic.ends_with(&topic)) {
+            let state = got.json()["state"].as_str().unwrap().to_owned();
+            if states.last() != Some(&state) {
+                states.push(state);
+            }
+        }
+        states
+    }
+
+    /// The newest message of each topic.
+    pub fn latest(&self) -> BTreeMap<&str, &Got> {
+        self.heard.iter().map(|got| (got.topic.as_str(), got)).collect()
+    }
+}
+
+/// The real program. Killed when dropped.
+pub struct Standoff {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Standoff {
+    /// `standoff run` with this configuration.
+    pub fn run(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("site.yaml");
+        std::fs::File::create(&file).unwrap().write_all(config.as_bytes()).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_standoff"))
+            .arg("run")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(vec![]));
+        let reader = BufReader::new(child.stderr.take().unwrap());
+        let lines = log.clone();
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        Self { child, log, _folder: folder }
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Lines of the log that hold `text`.
+    pub fn log_with(&self, text: &str) -> Vec<String> {
+        self.log().into_iter().filter(|line| line.contains(text)).collect()
+    }
+
+    /// SIGTERM, as systemd stops it; its exit status.
+    pub fn terminate(mut self) -> (ExitStatus, Vec<String>) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg("-TERM").arg(pid).status().unwrap().success());
+        (self.wait(10.0), self.log())
+    }
+
+    fn wait(&mut self, seconds: f64) -> ExitStatus {
+        let deadline = Deadline::after(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(deadline.left().is_some(), "the daemon does not end; its log:\n{}", self.log().join("\n"));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Standoff {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the daemon:\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// A file of the demo's data.
+pub fn dock(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dock-demo").join(name)
+}
+
+/// The dock's configuration with another camera URL and broker.
+pub fn dock_config(url: &str, mqtt_port: u16) -> String {
+    let points: Value = serde_json::from_str(&std::fs::read_to_string(dock("scene.json")).unwrap()).unwrap();
+    let points: Vec<String> = points["calibration_points"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| format!("        - {{pixel: {}, floor_m: {}}}", point["pixel"], point["floor_m"]))
+        .collect();
+    format!(
+        "node: e2e
+mqtt: {{host: 127.0.0.1, port: {mqtt_port}, keep_alive: 5s}}
+cameras:
+  dock:
+    url: {url}
+    calibration:
+      size: 640x360
+      hfov_deg: 70
+      points:
+{}
+    edges:
+      dock_edge: {{line_m: [[-21, 0], [13, 0]]}}
+    pairs:
+      forklift_edge: {{from: forklift, to: dock_edge}}
+    rules:
+      forklift_near_edge: {{pair: forklift_edge, warning_m: 2.0, alarm_m: 0.5, clear_after: 500ms}}
+",
+        points.join("\n")
+    )
+}
