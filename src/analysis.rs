@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
-use crate::heads::Head;
+use crate::heads::{self, Head};
 use crate::outbox::{Outbox, Statement};
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
@@ -263,18 +263,7 @@ fn fault(health: &CameraHealth) -> Option<Reason> {
 /// What the heads see in one frame. A head that fails makes the scene untrusted.
 pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
     let frame = &features.frame;
-    let mut scene = Scene {
-        camera: frame.camera.clone(),
-        seq: frame.seq,
-        captured: frame.captured,
-        captured_utc: frame.captured_utc,
-        transform: features.transform,
-        grid: features.grid,
-        things: vec![],
-        floor: vec![],
-        depth: None,
-        trust: Trust::Trusted,
-    };
+    let mut scene = heads::empty_scene(features);
     for head in heads {
         if let Err(error) = head.apply(features, &mut scene) {
             tracing::debug!(camera = %frame.camera, seq = frame.seq, %error, "head failed");

@@ -59,7 +59,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     let camera = choose_camera(&config, None)?;
     let (frames, decode) = decode(arguments, camera.id.clone())?;
 
-    let mut settings = config.model.backend(heads::graph_heads()?);
+    let mut settings = config.model.backend(heads::shipped::graph_heads()?);
     settings.max_batch = 1;
     let mut with_heads = backend::open(&settings)?;
     settings.heads = vec![];

@@ -52,7 +52,7 @@ pub enum Command {
     /// Show where the time of a frame goes
     Bench(bench::BenchArguments),
     /// Train a head on labelled frames
-    Train(train::TrainArgs),
+    Train(train::Args),
     /// Say what is installed, what is missing and how to mend it
     Doctor,
     /// Install, import, list and export models

@@ -13,7 +13,7 @@ use crate::draw::{self, Annotation};
 use crate::heads;
 use crate::ingest::clip::Clip;
 use crate::preprocess::color::rgb_from_frame;
-use crate::types::{Batch, CameraId, Features, Scene};
+use crate::types::{Batch, CameraId, ClassName, Features, Scene};
 
 /// Arguments of `standoff probe`.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
         input_width: arguments.width,
         input_height: arguments.height,
         max_batch: 1,
-        heads: heads::graph_heads()?,
+        heads: heads::shipped::graph_heads()?,
         ..BackendSettings::default()
     };
     let mut backend = backend::open(&settings)?;
@@ -51,7 +51,7 @@ pub fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("{} holds no picture", arguments.image.display()))??;
     let features =
         backend.infer(&Batch { frames: vec![frame] })?.pop().context("the backend gave nothing for the picture")?;
-    let mut heads = heads::shipped()?;
+    let mut heads = heads::shipped::heads(&[ClassName::new("forklift")?, ClassName::new("person")?])?;
     let scene = analysis::see(&mut heads, &features);
     for thing in &scene.things {
         println!("{} (score {:.2}), {} cells", thing.class, thing.score, thing.mask.cells.iter().filter(|c| **c).count());

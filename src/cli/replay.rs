@@ -77,7 +77,7 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let setup = CameraSetup { id: camera.id.clone(), site: camera.site.clone(), rules: camera.rules.clone() };
     config.cameras = vec![camera];
 
-    let settings = BackendSettings { max_batch: 1, ..config.model.backend(heads::graph_heads()?) };
+    let settings = BackendSettings { max_batch: 1, ..config.model.backend(heads::shipped::graph_heads()?) };
     let mut backend = backend::open(&settings)?;
     let mut analysis = daemon::analysis_of(&config, "replay".into())?;
     let clip = Clip::open(&arguments.clip, setup.id.clone())?;

@@ -144,7 +144,7 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
         source: source?,
         camera_latency: camera_latency?,
         stale_after: stale_after?,
-        site: Site { calibration, edges, pairs },
+        site: Site { calibration, edges, pairs, planes: vec![] },
         rules,
     })
 }

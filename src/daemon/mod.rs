@@ -16,12 +16,14 @@ use crate::analysis::{self, Analysis, CameraSetup, Snapshot, Surroundings, Wirin
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::Config;
+use crate::geometry::PairEnd;
 use crate::heads::{self, HeadError};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
 use crate::outbox::Outbox;
 use crate::publish::mqtt;
 use crate::slot::{HealthBoard, InputBoard, Slots};
+use crate::types::ClassName;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +78,7 @@ impl Daemon {
             outbox.say(statement);
         }
 
-        let backend = match backend::open(&config.model.backend(heads::graph_heads()?)) {
+        let backend = match backend::open(&config.model.backend(heads::shipped::graph_heads()?)) {
             Ok(backend) => backend,
             Err(error) => {
                 sinks.stop(&runtime);
@@ -185,5 +187,20 @@ pub fn analysis_of(config: &Config, session: String) -> Result<Analysis, HeadErr
         site: camera.site.clone(),
         rules: camera.rules.clone(),
     });
-    Ok(Analysis::new(session, TimeZone::system(), heads::shipped()?, setups.collect(), clock::utc()))
+    let heads = heads::shipped::heads(&classes(config))?;
+    Ok(Analysis::new(session, TimeZone::system(), heads, setups.collect(), clock::utc()))
+}
+
+/// The classes that any pair of the configuration speaks of.
+fn classes(config: &Config) -> Vec<ClassName> {
+    let pairs = config.cameras.iter().flat_map(|camera| &camera.site.pairs);
+    let mut classes: Vec<ClassName> = pairs
+        .flat_map(|pair| match &pair.to {
+            PairEnd::Class(to) => vec![pair.from.clone(), to.clone()],
+            PairEnd::Edge(_) => vec![pair.from.clone()],
+        })
+        .collect();
+    classes.sort();
+    classes.dedup();
+    classes
 }
