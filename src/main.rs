@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         // The other commands speak for themselves; what they use is heard only when something is wrong.
         _ => Level::WARN,
     };
-    let done = telemetry::init(Format::Text, level).map_err(Into::into).and_then(|()| cli::dispatch(&arguments));
+    let done =
+        telemetry::init(Format::Text, level).map_err(Into::into).and_then(|()| cli::dispatch(&arguments));
     match done {
         Ok(code) => code,
         Err(error) => {

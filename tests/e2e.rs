@@ -1,14 +1,14 @@
 //! End-to-end tests with real servers: a deadline on every wait, own ports and folders a test.
 
 #[cfg(feature = "demo")]
+#[path = "e2e/daemon.rs"]
+mod daemon;
+#[cfg(feature = "demo")]
 #[path = "e2e/ingest.rs"]
 mod ingest;
 #[cfg(feature = "demo")]
 #[path = "e2e/rtsp.rs"]
 mod rtsp;
-#[cfg(feature = "demo")]
-#[path = "e2e/daemon.rs"]
-mod daemon;
 #[cfg(feature = "demo")]
 #[path = "e2e/site.rs"]
 mod site;

@@ -112,7 +112,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
 }
 
 /// The frames to measure, and what decoding one takes: the whole clip's time divided by its frames.
-fn decode(arguments: &BenchArguments, camera: crate::types::CameraId) -> anyhow::Result<(Vec<Frame>, Duration)> {
+fn decode(
+    arguments: &BenchArguments,
+    camera: crate::types::CameraId,
+) -> anyhow::Result<(Vec<Frame>, Duration)> {
     let total = Clip::open(&arguments.clip, camera.clone())?.filter_map(Result::ok).count();
     if total == 0 {
         bail!("{} has no frames", arguments.clip.display());
@@ -144,13 +147,17 @@ fn table(times: &Times) -> String {
         ("publish", median(&times.publish)),
     ];
     let total: f64 = rows.iter().map(|(_, ms)| ms).sum();
-    let rest: f64 = rows.iter().filter(|(name, _)| !matches!(*name, "decode" | "backbone")).map(|(_, ms)| ms).sum();
+    let rest: f64 =
+        rows.iter().filter(|(name, _)| !matches!(*name, "decode" | "backbone")).map(|(_, ms)| ms).sum();
     let mut text = format!("{:<42}{:>10}{:>9}\n", "stage", "ms", "share");
     for (name, ms) in rows {
         text += &format!("{name:<42}{ms:>10.2}{:>7.1} %\n", 100.0 * ms / total);
     }
     text += &format!("{:<42}{total:>10.2}{:>7.1} %\n", "together", 100.0);
-    text + &format!("all but decode and backbone: {rest:.2} ms, {:.1} % of the backbone\n", 100.0 * rest / backbone)
+    text + &format!(
+        "all but decode and backbone: {rest:.2} ms, {:.1} % of the backbone\n",
+        100.0 * rest / backbone
+    )
 }
 
 fn median(times: &[Duration]) -> f64 {

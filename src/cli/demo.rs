@@ -56,7 +56,10 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     if !(arguments.seconds > 0.0 && arguments.seconds <= 86_400.0) {
         bail!("--seconds takes a number above 0, at most 86400");
     }
-    let mut config = Config::parse(CONFIG, &Surroundings { file: "pipelines/dock-demo.yaml".into(), ..Surroundings::default() })?;
+    let mut config = Config::parse(
+        CONFIG,
+        &Surroundings { file: "pipelines/dock-demo.yaml".into(), ..Surroundings::default() },
+    )?;
     let folder = tempdir()?;
     let clip = folder.path.join("dock.mp4");
     std::fs::write(&clip, CLIP).with_context(|| format!("{} cannot be written", clip.display()))?;
@@ -142,9 +145,9 @@ fn watch(
             _ if !daemon.is_whole() => bail!("a thread of the daemon has ended"),
             _ => {}
         }
-        let waited = daemon.runtime().block_on(async {
-            tokio::time::timeout(Duration::from_millis(100), snapshots.changed()).await
-        });
+        let waited = daemon
+            .runtime()
+            .block_on(async { tokio::time::timeout(Duration::from_millis(100), snapshots.changed()).await });
         for message in heard.try_iter() {
             messages += 1;
             if let Some(line) = event_line(&message) {
@@ -187,7 +190,8 @@ fn event_line(message: &Heard) -> Option<String> {
     let event: serde_json::Value = serde_json::from_slice(&message.payload).ok()?;
     let text = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
     let metres = event["distance_m"].as_f64().map_or_else(String::new, |metres| format!(" at {metres:.2} m"));
-    let line = format!("         MQTT event: {} {} ({}){metres}", text("rule"), text("state"), text("event_type"));
+    let line =
+        format!("         MQTT event: {} {} ({}){metres}", text("rule"), text("state"), text("event_type"));
     let colour = match event["state"].as_str() {
         Some("alarm") => "\x1b[1;31m",
         Some("warning") => "\x1b[1;33m",

@@ -49,12 +49,19 @@ pub fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
     let frame = Clip::open(&arguments.image, CameraId::new("probe")?)?
         .next()
         .with_context(|| format!("{} holds no picture", arguments.image.display()))??;
-    let features =
-        backend.infer(&Batch { frames: vec![frame] })?.pop().context("the backend gave nothing for the picture")?;
+    let features = backend
+        .infer(&Batch { frames: vec![frame] })?
+        .pop()
+        .context("the backend gave nothing for the picture")?;
     let mut heads = heads::shipped::heads(&[ClassName::new("forklift")?, ClassName::new("person")?])?;
     let scene = analysis::see(&mut heads, &features);
     for thing in &scene.things {
-        println!("{} (score {:.2}), {} cells", thing.class, thing.score, thing.mask.cells.iter().filter(|c| **c).count());
+        println!(
+            "{} (score {:.2}), {} cells",
+            thing.class,
+            thing.score,
+            thing.mask.cells.iter().filter(|c| **c).count()
+        );
     }
     draw::save(&picture(&features, &scene), &arguments.out)?;
     println!("picture: {}", arguments.out.display());
@@ -63,13 +70,17 @@ pub fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
 
 fn picture(features: &Features, scene: &Scene) -> image::RgbImage {
     let rgb = rgb_from_frame(&features.frame);
-    let overlays = Annotation { things: report::thing_marks(scene), edges: vec![], lines: vec![], banner: None };
+    let overlays =
+        Annotation { things: report::thing_marks(scene), edges: vec![], lines: vec![], banner: None };
     let mut parts = vec![
         (rgb.clone(), "picture".to_owned()),
         (draw::annotate(&rgb, &overlays), "segmentation".to_owned()),
     ];
     if let Some(depth) = &scene.depth {
-        parts.push((draw::depth_image(&depth.metres, features.grid), "depth, metres (not tied to a floor)".to_owned()));
+        parts.push((
+            draw::depth_image(&depth.metres, features.grid),
+            "depth, metres (not tied to a floor)".to_owned(),
+        ));
     }
     for (index, layer) in features.layers.iter().enumerate().skip(features.layers.len().saturating_sub(1)) {
         let pca = draw::pca_image(layer, features.grid, features.dim);

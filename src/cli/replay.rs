@@ -58,8 +58,8 @@ pub fn choose_camera<'a>(config: &'a Config, name: Option<&str>) -> anyhow::Resu
 
 /// Reads a truth file.
 pub fn read_truth(path: &Path) -> anyhow::Result<Truth> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("truth file {} cannot be read", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("truth file {} cannot be read", path.display()))?;
     Truth::parse(&text).with_context(|| format!("truth file {}", path.display()))
 }
 
@@ -107,7 +107,14 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
 
     let (pairs, rules) = (collector.scorer.pair_scores(), collector.scorer.rule_scores());
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&json(&setup.id, &transitions, has_truth.then_some((&pairs, &rules))))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&json(
+                &setup.id,
+                &transitions,
+                has_truth.then_some((&pairs, &rules))
+            ))?
+        );
     } else if has_truth {
         print!("{}", report::tables(&pairs, &rules));
     }

@@ -169,7 +169,8 @@ pub fn interval(distance: &Distance) -> String {
 /// One line about a transition.
 pub fn transition_line(t_s: f64, transition: &Transition) -> String {
     let status = &transition.status;
-    let mut line = format!("{t_s:6.1} s  {}: {} -> {}", status.rule, transition.from.word(), status.state.word());
+    let mut line =
+        format!("{t_s:6.1} s  {}: {} -> {}", status.rule, transition.from.word(), status.state.word());
     if let Some(reason) = status.state.reason() {
         let _ = write!(line, " ({reason})");
     }
@@ -196,11 +197,23 @@ fn describe(status: &RuleStatus) -> String {
 /// The tables of errors and crossings.
 pub fn tables(pairs: &[PairScore], rules: &[RuleScore]) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "Measured against true distance (things visible and not cut by the picture's edge), metres:");
+    let _ = writeln!(
+        text,
+        "Measured against true distance (things visible and not cut by the picture's edge), metres:"
+    );
     let _ = writeln!(
         text,
         "  {:<20} {:>6} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>10}   {}",
-        "pair", "frames", "missed", "phantom", "median", "p95", "RMSE", "bias", "in 95 %", "cut: frames, bound holds"
+        "pair",
+        "frames",
+        "missed",
+        "phantom",
+        "median",
+        "p95",
+        "RMSE",
+        "bias",
+        "in 95 %",
+        "cut: frames, bound holds"
     );
     for score in pairs {
         let _ = writeln!(
@@ -219,7 +232,8 @@ pub fn tables(pairs: &[PairScore], rules: &[RuleScore]) -> String {
             percent(score.cut_bound_holds),
         );
     }
-    let _ = writeln!(text, "Limits (cautious: reported without a crossing, by an interval that held the limit):");
+    let _ =
+        writeln!(text, "Limits (cautious: reported without a crossing, by an interval that held the limit):");
     let _ = writeln!(
         text,
         "  {:<20} {:<8} {:>6} {:>10} {:>7} {:>6} {:>9}  {}",
@@ -256,7 +270,9 @@ pub fn page(album: &Album, scorer: &Scorer, setup: &CameraSetup) -> image::RgbIm
     let frames: Vec<(image::RgbImage, String)> = album
         .chosen()
         .into_iter()
-        .map(|(t_s, snapshot)| (annotated(&snapshot, &setup.site, t_s), live_line(t_s, &snapshot).trim().to_owned()))
+        .map(|(t_s, snapshot)| {
+            (annotated(&snapshot, &setup.site, t_s), live_line(t_s, &snapshot).trim().to_owned())
+        })
         .collect();
     let plots: Vec<image::RgbImage> = setup
         .rules
@@ -310,8 +326,14 @@ impl Collector {
     }
 
     /// Writes the page into the folder, and returns its path.
-    pub fn write_page(&self, setup: &CameraSetup, folder: &Path, name: &str) -> anyhow::Result<std::path::PathBuf> {
-        std::fs::create_dir_all(folder).with_context(|| format!("folder {} cannot be made", folder.display()))?;
+    pub fn write_page(
+        &self,
+        setup: &CameraSetup,
+        folder: &Path,
+        name: &str,
+    ) -> anyhow::Result<std::path::PathBuf> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("folder {} cannot be made", folder.display()))?;
         let path = folder.join(name);
         draw::save(&page(&self.album, &self.scorer, setup), &path)?;
         Ok(path)

@@ -34,7 +34,8 @@ fn a_subscriber_sees_unknown_clear_warning_alarm_clear_and_offline() {
     let states = subscriber.states(RULE);
     let expected = ["unknown", "clear", "warning", "alarm", "warning", "clear"];
     assert_eq!(states, expected, "states in order");
-    let alarm = subscriber.heard.iter().find(|got| got.topic.ends_with("/event") && got.json()["state"] == "alarm");
+    let alarm =
+        subscriber.heard.iter().find(|got| got.topic.ends_with("/event") && got.json()["state"] == "alarm");
     let alarm = alarm.expect("the alarm is an event too").json();
     assert!(alarm["lower_m"].as_f64().unwrap() <= 0.5, "{alarm}");
 
@@ -45,7 +46,9 @@ fn a_subscriber_sees_unknown_clear_warning_alarm_clear_and_offline() {
     });
     // Somebody who comes later is told the same by the broker.
     let mut late = Subscriber::connect(broker.port);
-    late.wait("retained offline", 5.0, |got| got.retained && got.topic.ends_with("/status") && got.text == "offline");
+    late.wait("retained offline", 5.0, |got| {
+        got.retained && got.topic.ends_with("/status") && got.text == "offline"
+    });
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn a_stalled_link_is_unknown_within_2_s_and_right_again_when_it_flows() {
     let _turn = one_at_a_time();
     let Some(broker) = Mosquitto::start() else { return };
     let server = camera(0, 3);
-    let proxy = Proxy::start(server.port());
+    let proxy = Proxy::to(server.port());
     let url = server.url().replace(&server.port().to_string(), &proxy.port().to_string());
     let mut subscriber = Subscriber::connect(broker.port);
     let _daemon = Standoff::run(&dock_config(&url, broker.port));
@@ -88,9 +91,8 @@ fn a_stalled_link_is_unknown_within_2_s_and_right_again_when_it_flows() {
     println!("stalled link: unknown ({}) after {:.2} s", state["reason"], took.as_secs_f64());
 
     proxy.resume();
-    let (_, took) = subscriber.wait("known again", 4.0, |got| {
-        got.topic.ends_with(RULE) && got.json()["state"] != "unknown"
-    });
+    let (_, took) = subscriber
+        .wait("known again", 4.0, |got| got.topic.ends_with(RULE) && got.json()["state"] != "unknown");
     println!("flowing link: known again after {:.2} s", took.as_secs_f64());
 }
 
@@ -108,7 +110,8 @@ fn a_broker_that_was_away_for_20_s_has_the_right_states_within_5_s() {
     std::thread::park_timeout(Duration::from_secs(20));
     broker.start_again();
     let mut late = Subscriber::connect(broker.port);
-    let (_, took) = late.wait("online", 5.0, |got| got.topic == "standoff/e2e/status" && got.text == "online");
+    let (_, took) =
+        late.wait("online", 5.0, |got| got.topic == "standoff/e2e/status" && got.text == "online");
     println!("the broker is back: online after {:.2} s", took.as_secs_f64());
     let (_, took) = late.wait("the rule's state", 5.0, |got| got.topic.ends_with(RULE));
     println!("the broker is back: the rule's state after {:.2} s more", took.as_secs_f64());
@@ -161,7 +164,10 @@ fn an_unreachable_host_is_one_clear_error() {
 #[test]
 fn a_stream_that_is_not_there_is_one_clear_error() {
     let server = camera(0, 0);
-    refused(&server.url().replace("/camera", "/nothing").replace("rtsp://", "rtsp://operator:Pa55@"), "not_found");
+    refused(
+        &server.url().replace("/camera", "/nothing").replace("rtsp://", "rtsp://operator:Pa55@"),
+        "not_found",
+    );
 }
 
 #[test]
@@ -176,8 +182,11 @@ fn a_configuration_with_six_faults_names_all_six_and_does_not_run() {
     let file = folder.path().join("six.yaml");
     std::fs::write(&file, config).unwrap();
     for command in ["check", "run"] {
-        let output =
-            std::process::Command::new(env!("CARGO_BIN_EXE_standoff")).arg(command).arg(&file).output().unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_standoff"))
+            .arg(command)
+            .arg(&file)
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(2));
         let text = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
         for path in [

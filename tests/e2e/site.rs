@@ -110,7 +110,8 @@ pub struct Got {
 
 impl Got {
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{}: {error}: {}", self.topic, self.text))
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("{}: {error}: {}", self.topic, self.text))
     }
 }
 
@@ -124,7 +125,8 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub fn connect(port: u16) -> Self {
-        let mut options = MqttOptions::new(format!("e2e-{}-{}", std::process::id(), free_port()), "127.0.0.1", port);
+        let mut options =
+            MqttOptions::new(format!("e2e-{}-{}", std::process::id(), free_port()), "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5)).set_max_packet_size(1 << 20, 1 << 20);
         let (client, mut connection) = Client::new(options, 64);
         let (sender, messages) = channel();
@@ -269,7 +271,11 @@ impl Standoff {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(deadline.left().is_some(), "the daemon does not end; its log:\n{}", self.log().join("\n"));
+            assert!(
+                deadline.left().is_some(),
+                "the daemon does not end; its log:\n{}",
+                self.log().join("\n")
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
