@@ -124,6 +124,24 @@ fn a_broker_that_was_away_for_20_s_has_the_right_states_within_5_s() {
     assert_ne!(got.json()["state"], "unknown", "{}", got.text);
 }
 
+#[test]
+fn a_docked_trailer_disarms_the_rule_with_its_reason() {
+    let _turn = one_at_a_time();
+    let Some(broker) = Mosquitto::start() else { return };
+    let server = camera(0, 0);
+    let mut subscriber = Subscriber::connect(broker.port);
+    subscriber.publish("dock/3/trailer", "docked", true);
+    let when = "clear_after: 500ms, when: [{topic: dock/3/trailer, is_not: docked, reason: trailer docked}]";
+    let config = dock_config(server.url(), broker.port).replace("clear_after: 500ms", when);
+    let _daemon = Standoff::run(&config);
+    let (state, _) = subscriber.wait_state(RULE, "disarmed", START_S);
+    assert_eq!((&state["reason"], &state["safe"]), (&"trailer docked".into(), &false.into()), "{state}");
+    subscriber.publish("dock/3/trailer", "away", true);
+    subscriber.wait("armed again", START_S, |got| {
+        got.topic.ends_with(RULE) && got.json()["evidence"] == "fresh" && got.json()["state"] != "disarmed"
+    });
+}
+
 /// What `standoff run` says about a camera that cannot be watched: one line, no password.
 fn refused(url: &str, reason: &str) {
     let _turn = one_at_a_time();

@@ -1,7 +1,6 @@
 //! A small site for the end-to-end tests: a real broker, a subscriber, and the real daemon, each with its own
 //! port and folder, and a deadline on every wait.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -209,11 +208,6 @@ impl Subscriber {
             }
         }
         states
-    }
-
-    /// The newest message of each topic.
-    pub fn latest(&self) -> BTreeMap<&str, &Got> {
-        self.heard.iter().map(|got| (got.topic.as_str(), got)).collect()
     }
 }
 
