@@ -2,7 +2,7 @@
 //! between them exactly as in production. At the end what was measured stands beside what is true.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -56,13 +56,14 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     if !(arguments.seconds > 0.0 && arguments.seconds <= 86_400.0) {
         bail!("--seconds takes a number above 0, at most 86400");
     }
-    let mut config = Config::parse(
-        CONFIG,
-        &Surroundings { file: "pipelines/dock-demo.yaml".into(), ..Surroundings::default() },
-    )?;
     let folder = tempdir()?;
-    let clip = folder.path.join("dock.mp4");
-    std::fs::write(&clip, CLIP).with_context(|| format!("{} cannot be written", clip.display()))?;
+    let clip = lay_out(&folder.path)?;
+    let around = Surroundings {
+        file: "pipelines/dock-demo.yaml".into(),
+        folder: folder.path.join("pipelines"),
+        ..Surroundings::default()
+    };
+    let mut config = Config::parse(CONFIG, &around)?;
     let server = RtspServer::start(&RtspServerOptions::new(&clip))?;
     let (host, port) = broker(arguments.mqtt.as_deref())?;
     config.mqtt.host = host.clone();
@@ -113,6 +114,17 @@ fn tempdir() -> anyhow::Result<TempDir> {
     let path = std::env::temp_dir().join(format!("standoff-demo-{}", std::process::id()));
     std::fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
     Ok(TempDir { path })
+}
+
+/// Puts the clip where the configuration, taken from its folder, looks for it. Returns the clip's place.
+fn lay_out(folder: &Path) -> anyhow::Result<PathBuf> {
+    let clips = folder.join("tests/data/dock-demo");
+    for needed in [&clips, &folder.join("pipelines")] {
+        std::fs::create_dir_all(needed).with_context(|| format!("{} cannot be made", needed.display()))?;
+    }
+    let clip = clips.join("video.mp4");
+    std::fs::write(&clip, CLIP).with_context(|| format!("{} cannot be written", clip.display()))?;
+    Ok(clip)
 }
 
 impl Drop for TempDir {
