@@ -270,9 +270,7 @@ pub fn page(album: &Album, scorer: &Scorer, setup: &CameraSetup) -> image::RgbIm
     let frames: Vec<(image::RgbImage, String)> = album
         .chosen()
         .into_iter()
-        .map(|(t_s, snapshot)| {
-            (annotated(&snapshot, &setup.site, t_s), live_line(t_s, &snapshot).trim().to_owned())
-        })
+        .map(|(t_s, snapshot)| (annotated(&snapshot, &setup.site, t_s), format!("{t_s:.1} s")))
         .collect();
     let plots: Vec<image::RgbImage> = setup
         .rules

@@ -105,6 +105,19 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
     text.chars().map(|c| f64::from(font.h_advance(font.glyph_id(c)))).sum()
 }
 
+/// As much of a text as fits into `width` pixels, with dots for what does not.
+pub(super) fn shortened(text: &str, width: f64, size: f64) -> String {
+    let mut short = text.to_owned();
+    while text_width(&short, size) > width && !short.is_empty() {
+        let kept = short.trim_end_matches("...").chars().count().saturating_sub(1);
+        short = text.chars().take(kept).collect();
+        if kept > 0 {
+            short.push_str("...");
+        }
+    }
+    short
+}
+
 /// One line of text of `size` pixels from its top to the top of the next line; `at` is the top of the line.
 pub(super) fn text(image: &mut RgbImage, at: [f64; 2], align: Align, size: f64, colour: Colour, text: &str) {
     let Some(font) = font() else { return };
@@ -206,6 +219,14 @@ mod tests {
         };
         assert!(ink(190 - width as u32, 190) > 100);
         assert_eq!(ink(0, 188 - width as u32) + ink(191, 200), 0);
+    }
+
+    #[test]
+    fn long_texts_end_in_dots() {
+        let letter = text_width("m", 20.0);
+        assert_eq!(shortened("mmmmmmmm", 6.5 * letter, 20.0), "mmm...");
+        assert_eq!(shortened("mmmmmmmm", 8.5 * letter, 20.0), "mmmmmmmm");
+        assert_eq!(shortened("mm", 0.5 * letter, 20.0), "");
     }
 
     #[test]

@@ -202,9 +202,12 @@ fn polyline(
 /// A strip below the time axis in the states' colours, with their words where there is room.
 fn draw_states(image: &mut RgbImage, axes: &Axes, states: &[(f64, State)]) {
     let top = axes.bottom + 62.0;
-    let bottom = top + 44.0;
-    for (i, (from_s, state)) in states.iter().enumerate() {
-        let until_s = states.get(i + 1).map_or(axes.end_s, |(next, _)| *next);
+    let bottom = top + 30.0;
+    // Without repeats, so that a word finds the room of the whole stretch.
+    let mut states: Vec<&(f64, State)> = states.iter().collect();
+    states.dedup_by(|later, earlier| later.1.word() == earlier.1.word());
+    for (i, (from_s, state)) in states.iter().copied().enumerate() {
+        let until_s = states.get(i + 1).map_or(axes.end_s, |next| next.0);
         let (left, right) = (axes.x(*from_s), axes.x(until_s));
         canvas::fill_rect(image, [left, top], [right, bottom], state_colour(state), 1.0);
         let words = state.word();
@@ -277,8 +280,8 @@ mod tests {
     #[test]
     fn the_strip_shows_the_states() {
         let image = plot_distance(&example());
-        assert_eq!(image.get_pixel(100, 562).0, state_colour(&State::Unknown(Reason::Starting)));
-        assert_eq!(image.get_pixel(1800, 562).0, state_colour(&State::Clear));
+        assert_eq!(image.get_pixel(100, 584).0, state_colour(&State::Unknown(Reason::Starting)));
+        assert_eq!(image.get_pixel(1800, 584).0, state_colour(&State::Clear));
     }
 
     #[test]

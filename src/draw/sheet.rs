@@ -38,7 +38,8 @@ pub fn contact_sheet(frames: &[(RgbImage, String)], plots: &[RgbImage]) -> RgbIm
         for (frame, caption) in row {
             imageops::replace(&mut page, frame, i64::from(left), i64::from(top));
             let at = [f64::from(left + cell_width / 2), f64::from(top + frame.height()) + CAPTION_PX / 4.0];
-            canvas::text(&mut page, at, Align::Centre, CAPTION_PX, BLACK, caption);
+            let caption = canvas::shortened(caption, f64::from(cell_width), CAPTION_PX);
+            canvas::text(&mut page, at, Align::Centre, CAPTION_PX, BLACK, &caption);
             left += cell_width + MARGIN;
         }
         top += row_height(row);
@@ -81,6 +82,18 @@ mod tests {
         assert_eq!(page.get_pixel(1000, 600).0, [9, 9, 9]);
         assert_eq!(page.get_pixel(960, 1220).0, [50, 60, 70]);
         assert!((542..578).any(|y| (440..520).any(|x| page.get_pixel(x, y).0[0] < 128)), "no caption");
+    }
+
+    #[test]
+    fn a_long_caption_stays_under_its_frame() {
+        let frames = [
+            (plain(64, 36, [0; 3]), "a very long caption ".repeat(20)),
+            (plain(64, 36, [0; 3]), String::new()),
+        ];
+        let page = contact_sheet(&frames, &[]);
+        let below = 12 + 530..page.height() - 12;
+        assert!(below.clone().any(|y| (12..954).any(|x| page.get_pixel(x, y).0[0] < 128)));
+        assert!(below.into_iter().all(|y| (954..1920).all(|x| page.get_pixel(x, y).0 == WHITE)));
     }
 
     #[test]
