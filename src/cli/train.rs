@@ -130,6 +130,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let classes = &train.labels.first().context("train/ has no frames")?.truth.classes;
 
+    let with = [("epochs", args.epochs.to_string()), ("mirrored_too", (!args.no_mirror).to_string())];
     let mut done = Vec::new();
     for which in [Which::Segment, Which::Depth, Which::Surface] {
         if !args.heads.contains(&which) || done.contains(&which) {
@@ -145,7 +146,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 let head = segment::train(examples, &targets, classes, &standard, args.epochs, &progress)?;
                 progress.finish();
                 let reached = score::segment(&head, &val_tokens, &val.labels);
-                save(args, &head, &train, &val, reached)?;
+                save(args, &head, &train, &val, &with, reached)?;
             }
             Which::Depth => {
                 let double: Vec<u8> = (0..classes.len())
@@ -160,7 +161,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 let head = depth::train(examples, &targets, &standard, args.epochs, &progress)?;
                 progress.finish();
                 let reached = score::depth(&head, &val_tokens, &val.labels);
-                save(args, &head, &train, &val, reached)?;
+                save(args, &head, &train, &val, &with[..1], reached)?;
             }
             Which::Surface => {
                 let of = |l: &Labels| surface::lessons(l, grid);
@@ -171,7 +172,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 progress.finish();
                 let val_lessons: Vec<_> = val.labels.iter().map(of).collect();
                 let reached = score::surface(&head, &val_tokens, &val_lessons);
-                save(args, &head, &train, &val, reached)?;
+                save(args, &head, &train, &val, &with[1..], reached)?;
             }
         }
     }
@@ -184,21 +185,15 @@ fn save(
     head: &HeadFile,
     train: &Part,
     val: &Part,
+    with: &[(&str, String)],
     reached: Vec<(String, String)>,
 ) -> anyhow::Result<()> {
     let mut about = vec![
-        (
-            "trained_on".to_owned(),
-            format!(
-                "{} frames, {}",
-                train.pictures.len(),
-                if args.no_mirror { "as they are" } else { "and mirrored" }
-            ),
-        ),
+        ("trained_on".to_owned(), format!("{} frames", train.pictures.len())),
         ("scored_on".to_owned(), format!("{} frames of val", val.pictures.len())),
-        ("epochs".to_owned(), args.epochs.to_string()),
         ("backbone".to_owned(), args.model.clone()),
     ];
+    about.extend(with.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     about.extend(reached);
     let path = args.out.join(format!("{}.safetensors", head.graph.name));
     let bytes = head.write(&about)?;

@@ -13,7 +13,7 @@ use super::metric::DepthTie;
 use super::polygon::{contains, convex_hull};
 use super::sight::{Ray, Sight, patch_ray};
 use super::sizes;
-use super::vector::sub2;
+use super::vector::{norm2, sub2};
 use super::{Pair, PairEnd, Site};
 
 /// A site with its calibration for pictures of one size.
@@ -148,9 +148,10 @@ impl Room<'_> {
             // A thing that is cut at a side or at its feet shows too little for its class's size to be put on it:
             // what is seen is measured, what is not is a bound.
             let footprint = if is_bound(thing.cut) {
-                seen_part(thing, &view)
+                seen_part(thing, &view, largest_m)
             } else {
-                size.and_then(|(plan, _)| locate(thing, plan, &view)).or_else(|| seen_part(thing, &view))
+                size.and_then(|(plan, _)| locate(thing, plan, &view))
+                    .or_else(|| seen_part(thing, &view, largest_m))
             };
             let Some(footprint) = footprint else { continue };
             let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
@@ -266,7 +267,7 @@ fn is_bound(cut: Cut) -> bool {
 
 /// The part of a thing that is seen, put on the floor: hull of where its lower outline touches floor and of where its
 /// patches lie by the surface head's height, else by the tied depth.
-fn seen_part(thing: &Thing, view: &View) -> Option<Footprint> {
+fn seen_part(thing: &Thing, view: &View, largest_m: f64) -> Option<Footprint> {
     let foot = view.camera.pose.position_m;
     let at = |ray: &Ray, range: f64| [foot[0] + ray.along[0] * range, foot[1] + ray.along[1] * range];
     let mut points = Vec::new();
@@ -308,13 +309,9 @@ fn seen_part(thing: &Thing, view: &View) -> Option<Footprint> {
             }
         }
     }
-    if points.is_empty() {
-        return None;
-    }
+    let (points, variance) = trusted(points, sigma2, largest_m)?;
     let n = points.len() as f64;
     let middle_m = points.iter().fold([0.0, 0.0], |m, p| [m[0] + p[0] / n, m[1] + p[1] / n]);
-    sigma2.sort_by(f64::total_cmp);
-    let variance = sigma2[sigma2.len() / 2];
     Some(Footprint {
         hypotheses: vec![Hypothesis {
             outline_m: convex_hull(&points),
@@ -326,6 +323,23 @@ fn seen_part(thing: &Thing, view: &View) -> Option<Footprint> {
     })
 }
 
+/// A hull is only as good as its worst point: keeps the better-known 60 % of the points, of these those within the
+/// class's largest extent about their middle, and gives the median of their variances.
+fn trusted(points: Vec<[f64; 2]>, variances: Vec<f64>, largest_m: f64) -> Option<(Vec<[f64; 2]>, f64)> {
+    let mut known: Vec<(f64, [f64; 2])> = variances.into_iter().zip(points).collect();
+    known.sort_by(|a, b| a.0.total_cmp(&b.0));
+    known.truncate((known.len() * 3).div_ceil(5));
+    let middle = |axis: usize| {
+        let mut values: Vec<f64> = known.iter().map(|k| k.1[axis]).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    let centre = [middle(0)?, middle(1)?];
+    known.retain(|k| norm2(sub2(k.1, centre)) <= largest_m / 2.0);
+    let variance = known.get(known.len() / 2)?.0;
+    Some((known.into_iter().map(|k| k.1).collect(), variance))
+}
+
 /// For drawing: where an outline on a plane is seen, in pixels of the picture; points behind the camera are left out.
 pub fn outline_px(camera: &Camera, outline_m: &[[f64; 2]], height_m: f64) -> Vec<[f64; 2]> {
     outline_m.iter().filter_map(|p| camera.pixel_from_world([p[0], p[1], height_m])).collect()
@@ -335,7 +349,7 @@ pub fn outline_px(camera: &Camera, outline_m: &[[f64; 2]], height_m: f64) -> Vec
 mod tests {
     use super::super::camera::{Lens, tests::camera_above_origin};
     use super::super::polygon::polygon_to_line;
-    use super::super::vector::{dot2, norm2};
+    use super::super::vector::dot2;
     use super::super::{Edge, PairEnd};
     use super::*;
     use crate::clock::{Timestamp, UtcMillis};

@@ -30,8 +30,8 @@ pub const FORKLIFT_LARGEST_M: f64 = 4.4;
 /// Person on foot. On `dock/train` (551 persons) a disc of 0.34 m about the middle of the footprint gives the edge
 /// distance without bias, standard deviation 0.09 m (stride and arms).
 pub const PERSON: Plan = Plan::Disc { radius_m: 0.34 };
-/// A person with stretched arms, metres.
-pub const PERSON_LARGEST_M: f64 = 1.8;
+/// Largest person of `dock/train` seen from above (a long stride), metres, rounded up.
+pub const PERSON_LARGEST_M: f64 = 1.3;
 
 /// Plan of a class, and the largest extent of one of it in metres: how far a part outside of the picture can reach.
 /// `None` for a class of no known size.
