@@ -1,5 +1,8 @@
 //! End-to-end tests with real servers: a deadline on every wait, own ports and folders a test.
 
+// Clippy lets tests panic, but not the functions that they share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[cfg(feature = "demo")]
 #[path = "e2e/daemon.rs"]
 mod daemon;

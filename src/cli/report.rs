@@ -203,17 +203,8 @@ pub fn tables(pairs: &[PairScore], rules: &[RuleScore]) -> String {
     );
     let _ = writeln!(
         text,
-        "  {:<20} {:>6} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>10}   {}",
-        "pair",
-        "frames",
-        "missed",
-        "phantom",
-        "median",
-        "p95",
-        "RMSE",
-        "bias",
-        "in 95 %",
-        "cut: frames, bound holds"
+        "  {:<20} {:>6} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>10}   cut: frames, bound holds",
+        "pair", "frames", "missed", "phantom", "median", "p95", "RMSE", "bias", "in 95 %"
     );
     for score in pairs {
         let _ = writeln!(
@@ -236,8 +227,8 @@ pub fn tables(pairs: &[PairScore], rules: &[RuleScore]) -> String {
         writeln!(text, "Limits (cautious: reported without a crossing, by an interval that held the limit):");
     let _ = writeln!(
         text,
-        "  {:<20} {:<8} {:>6} {:>10} {:>7} {:>6} {:>9}  {}",
-        "rule", "state", "limit", "crossings", "missed", "false", "cautious", "delays"
+        "  {:<20} {:<8} {:>6} {:>10} {:>7} {:>6} {:>9}  delays",
+        "rule", "state", "limit", "crossings", "missed", "false", "cautious"
     );
     for score in rules {
         let delays: Vec<String> = score.delays_s.iter().map(|delay| format!("{delay:+.1} s")).collect();
