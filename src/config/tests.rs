@@ -128,9 +128,9 @@ fn each_fault_has_its_message() {
         ("edges: {dock_edge", "edges: {person", "a class has this name"),
         ("[[0, 0], [1, 0]]", "[[0, 0]]", "line_m: at least two points are wanted"),
         ("[[0, 0], [1, 0]]", "[[0, 0], [1, x]]", "line_m[1]: two numbers in brackets are wanted"),
-        ("[100, 200]", "[100]", "points[3].pixel: two numbers in brackets"),
+        ("[548.8, 352.89]", "[548.8]", "points[3].pixel: two numbers in brackets"),
         (
-            "        - {pixel: [100, 200], floor_m: [0, 6]}\n",
+            "        - {pixel: [548.8, 352.89], floor_m: [2.0, 9.0]}\n",
             "",
             "points: there are 3; at least four are wanted",
         ),
