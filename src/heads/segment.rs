@@ -13,6 +13,9 @@ pub fn least_cells(class: &ClassName) -> usize {
 }
 /// Mean probability of the class over the mask below which a component is not believed.
 pub const LEAST_SCORE: f32 = 0.5;
+/// The same for a person whose mask touches a forklift's: a driver or a wheel that is misread there is less sure than a
+/// person beside it. On the held-out sixth this leaves 3 false persons of 8 and loses none of 76.
+const LEAST_SCORE_AT_FORKLIFT: f32 = 0.6;
 /// Added to the logits of a person: one who is narrower than a patch rarely wins against the floor around. On the
 /// held-out sixth it finds 76 of 113 persons instead of 69, at 8 false ones instead of 2 in 117 frames.
 const PERSON_FAVOUR: f32 = 0.7;
@@ -119,6 +122,8 @@ impl Head for SegmentHead {
                 labels[i] = argmax(&self.cells[i * n..(i + 1) * n]) as u8;
             }
         }
+        let classified = labels.clone();
+        let forklift = self.classes.iter().position(|c| c == "forklift").and_then(|i| u8::try_from(i).ok());
         let mut stack = Vec::new();
         for start in 0..labels.len() {
             let Some((index, class)) = self.wanted.iter().find(|(i, _)| *i == usize::from(labels[start]))
@@ -127,6 +132,8 @@ impl Head for SegmentHead {
             };
             let own = labels[start];
             let mut component = Vec::new();
+            let mut at_forklift = false;
+            let is_person = class.as_str() == "person";
             stack.push(start);
             labels[start] = 254;
             while let Some(i) = stack.pop() {
@@ -135,6 +142,7 @@ impl Head for SegmentHead {
                 for ny in y.saturating_sub(1)..=(y + 1).min(height - 1) {
                     for nx in x.saturating_sub(1)..=(x + 1).min(width - 1) {
                         let j = ny * width + nx;
+                        at_forklift |= is_person && forklift == Some(classified[j]);
                         if labels[j] == own {
                             labels[j] = 254;
                             stack.push(j);
@@ -148,7 +156,7 @@ impl Head for SegmentHead {
             let of = [*index];
             let sum: f32 = component.iter().map(|i| probability(&self.cells[i * n..(i + 1) * n], &of)).sum();
             let score = sum / component.len() as f32;
-            if score < LEAST_SCORE {
+            if score < if at_forklift { LEAST_SCORE_AT_FORKLIFT } else { LEAST_SCORE } {
                 continue;
             }
             let left = component.iter().map(|i| i % width).min().unwrap_or(0);
@@ -273,6 +281,31 @@ mod tests {
             _ => 1,
         });
         assert!(scene.things[0].meets_floor[3..9].iter().all(|f| !f));
+    }
+
+    #[test]
+    fn an_unsure_person_at_a_forklift_is_not_believed() {
+        let classes = ["background", "floor", "forklift", "person"].map(str::to_owned);
+        let grid = Grid { rows: 8, cols: 10, patch_px: 14 };
+        let persons = |beside: usize, sure: f32| {
+            let mut values = logits(grid, 4, |c, r| match (c, r) {
+                (2..=4, 2..=4) => 2,
+                (c, 3..=4) if c == beside => 3,
+                _ => 1,
+            });
+            for row in 3..=4 {
+                values[(row * 10 + beside) * 4..][..4].copy_from_slice(&[0.0, 0.0, 0.0, sure]);
+            }
+            let features = features_with(grid, "segment", 4, values);
+            let mut scene = super::super::empty_scene(&features);
+            SegmentHead::new(&classes, &names(&["forklift", "person"]))
+                .unwrap()
+                .apply(&features, &mut scene)
+                .unwrap();
+            scene.things.iter().filter(|t| t.class.as_str() == "person").count()
+        };
+        // The same unsure patch counts alone on the floor; a sure one counts beside the forklift too.
+        assert_eq!((persons(5, 1.1), persons(7, 1.1), persons(5, 6.0)), (0, 1, 1));
     }
 
     #[test]
