@@ -195,7 +195,10 @@ impl Room<'_> {
         let mut found: Vec<(Estimate, &Standing, Option<&Standing>)> = Vec::new();
         let lost_any = match &pair.to {
             PairEnd::Edge(id) => {
-                let Some(edge) = self.site.edges.iter().find(|e| e.id == *id) else { return Reading::Absent };
+                let Some(edge) = self.site.edges.iter().find(|e| e.id == *id) else {
+                    // A pair without its edge has shown nothing: that must not count as nothing being near.
+                    return Reading::Unavailable(Reason::NotLocated);
+                };
                 for a in &firsts {
                     if let Some(estimate) = to_line(&a.footprint, &edge.line_m, &a.calibration_m2) {
                         found.push((estimate, a, None));
