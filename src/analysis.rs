@@ -21,8 +21,9 @@ use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Slots};
 use crate::types::{
-    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, MetricScene,
-    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, StageTimes, State, Transition, Trust, Verdict,
+    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
+    MetricScene, PairStatus, Reading, Reason, RuleStatus, Scene, Seen, StageTimes, State, Transition, Trust,
+    Verdict,
 };
 
 /// How often the analysis looks at the time when no frame wakes it.
@@ -382,6 +383,7 @@ impl RuleRun {
             output.transitions.push(Transition {
                 event_id,
                 seq,
+                what: Happening::of_change(&self.said, &state),
                 from: self.said.clone(),
                 status: self.status(occasion.camera, occasion.utc),
                 times: occasion.times,

@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A moment on the monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds. GStreamer's pipelines are
 /// pinned to the same clock, so that capture times need no conversion. In a replay it counts from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
@@ -48,7 +49,7 @@ impl Add<Duration> for Timestamp {
 
 /// Coordinated universal time in milliseconds since 1970. For messages and pictures only: it decides
 /// nothing while the daemon runs, because it can jump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UtcMillis(pub i64);
 

@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::clock::UtcMillis;
-    use crate::types::{CameraState, Evidence, Reason, State};
+    use crate::types::{CameraState, Evidence, Happening, Reason, State};
 
     fn camera(name: &str, dropped: u64) -> Statement {
         Statement::Camera(CameraStatus {
@@ -205,6 +205,7 @@ mod tests {
         Transition {
             event_id: seq.to_string(),
             seq,
+            what: Happening::Enter,
             from: State::Clear,
             status: RuleStatus {
                 camera: id,

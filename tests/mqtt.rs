@@ -20,8 +20,8 @@ use standoff::outbox::{Outbox, Statement};
 use standoff::publish::{MqttSettings, mqtt};
 use standoff::slot::InputBoard;
 use standoff::types::{
-    CameraId, CameraState, CameraStatus, Evidence, NodeId, PairId, Reason, RuleId, RuleStatus, Secret, State,
-    Transition,
+    CameraId, CameraState, CameraStatus, Evidence, Happening, NodeId, PairId, Reason, RuleId, RuleStatus,
+    Secret, State, Transition,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
@@ -238,6 +238,7 @@ impl Sink {
         self.outbox.push(Transition {
             event_id: format!("id-{seq}"),
             seq,
+            what: Happening::Enter,
             from: State::Clear,
             status,
             times: None,

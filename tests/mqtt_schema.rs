@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use standoff::clock::{Timestamp, UtcMillis};
 use standoff::publish::message::{self, Message};
 use standoff::types::{
-    CameraId, CameraState, CameraStatus, ClassName, Distance, DistanceKind, Evidence, NodeId, PairId,
-    PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
+    CameraId, CameraState, CameraStatus, ClassName, Distance, DistanceKind, Evidence, Happening, NodeId,
+    PairId, PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Example and schema of each section of the page.
@@ -150,6 +150,7 @@ fn every_change_is_as_the_page_says() {
                 let transition = Transition {
                     event_id: "id-1".into(),
                     seq: 1,
+                    what: Happening::of_change(&from, &to),
                     from: from.clone(),
                     status: status(to.clone(), distance, Some(2.0)),
                     times,

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::clock::UtcMillis;
 use crate::types::{
-    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, NodeId, PairStatus, Reading,
-    RuleStatus, StageTimes, State, Transition,
+    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, NodeId, PairStatus,
+    Reading, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -175,7 +175,7 @@ pub fn alarm(node: &NodeId, status: &RuleStatus) -> Message {
 struct EventJson<'a> {
     #[serde(flatten)]
     facts: Facts<'a>,
-    event_type: &'static str,
+    event_type: Happening,
     event_id: &'a str,
     seq: u64,
     from: &'static str,
@@ -187,7 +187,7 @@ pub fn event(node: &NodeId, transition: &Transition) -> Message {
     let status = &transition.status;
     let json = EventJson {
         facts: Facts::new(node, status),
-        event_type: event_type(&transition.from, &status.state),
+        event_type: transition.what,
         event_id: &transition.event_id,
         seq: transition.seq,
         from: transition.from.word(),
@@ -199,19 +199,6 @@ pub fn event(node: &NodeId, transition: &Transition) -> Message {
         qos: 1,
         retain: false,
         expiry: None,
-    }
-}
-
-/// What a change means to a person.
-fn event_type(from: &State, to: &State) -> &'static str {
-    match (from, to) {
-        (_, State::Disarmed(_)) => "disarmed",
-        (State::Disarmed(_), State::Unknown(_) | State::Clear) => "armed",
-        (_, State::Unknown(_)) => "fault",
-        (_, State::Clear) => "clear",
-        (State::Alarm, State::Warning) => "de_escalate",
-        (State::Warning, State::Alarm) => "escalate",
-        (_, State::Warning | State::Alarm) => "enter",
     }
 }
 
@@ -305,28 +292,6 @@ fn payload(json: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Reason;
-
-    #[test]
-    fn event_types_follow_the_change() {
-        let unknown = || State::Unknown(Reason::Stale);
-        let disarmed = || State::Disarmed("trailer docked".into());
-        for (from, to, expected) in [
-            (unknown(), State::Clear, "clear"),
-            (State::Clear, State::Warning, "enter"),
-            (State::Clear, State::Alarm, "enter"),
-            (unknown(), State::Alarm, "enter"),
-            (State::Warning, State::Alarm, "escalate"),
-            (State::Alarm, State::Warning, "de_escalate"),
-            (State::Warning, State::Clear, "clear"),
-            (State::Alarm, unknown(), "fault"),
-            (State::Clear, disarmed(), "disarmed"),
-            (disarmed(), State::Unknown(Reason::Rearmed), "armed"),
-            (disarmed(), State::Alarm, "enter"),
-        ] {
-            assert_eq!(event_type(&from, &to), expected, "{from:?} -> {to:?}");
-        }
-    }
 
     #[test]
     fn what_is_not_a_number_is_null() {

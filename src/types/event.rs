@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ids::{CameraId, PairId, RuleId};
 use super::scene::{Distance, Reading};
 use crate::clock::{Timestamp, UtcMillis};
 
 /// Why something is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Nothing was seen since the start.
@@ -105,7 +105,8 @@ pub enum Verdict {
 }
 
 /// What is reported of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not known, and why.
     Unknown(Reason),
@@ -143,7 +144,8 @@ impl State {
 
 /// Whether a state rests on something that was seen just now. A field of its own: a latched alarm whose
 /// camera dies stays an alarm with evidence none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Evidence {
     /// A picture younger than `stale_after` says so.
     Fresh,
@@ -152,7 +154,7 @@ pub enum Evidence {
 }
 
 /// How long one frame took at each stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StageTimes {
     /// From capture until the frame left the decoder.
     pub ingest: Duration,
@@ -171,7 +173,7 @@ pub struct StageTimes {
 }
 
 /// The present state of a rule, as it is reported. Replaces the one before.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleStatus {
     /// The camera it watches.
     pub camera: CameraId,
@@ -199,13 +201,50 @@ pub struct RuleStatus {
     pub valid_for: Duration,
 }
 
-/// A change of a rule's state. Happens once, is never replaced.
-#[derive(Debug, Clone, PartialEq)]
+/// What an event is about, in a word for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Happening {
+    /// To warning or alarm from anything that was neither.
+    Enter,
+    /// From warning to alarm.
+    Escalate,
+    /// From alarm to warning.
+    DeEscalate,
+    /// To clear.
+    Clear,
+    /// To unknown.
+    Fault,
+    /// Switched off.
+    Disarmed,
+    /// Switched on again.
+    Armed,
+}
+
+impl Happening {
+    /// What a change of state means to a person.
+    pub fn of_change(from: &State, to: &State) -> Self {
+        match (from, to) {
+            (_, State::Disarmed(_)) => Self::Disarmed,
+            (State::Disarmed(_), State::Unknown(_) | State::Clear) => Self::Armed,
+            (_, State::Unknown(_)) => Self::Fault,
+            (_, State::Clear) => Self::Clear,
+            (State::Alarm, State::Warning) => Self::DeEscalate,
+            (State::Warning, State::Alarm) => Self::Escalate,
+            (_, State::Warning | State::Alarm) => Self::Enter,
+        }
+    }
+}
+
+/// Something that happened to a rule, most often a change of its state. Happens once, is never replaced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Transition {
     /// Unique, so that repeats are harmless.
     pub event_id: String,
     /// Counts this run's transitions from 1.
     pub seq: u64,
+    /// What happened.
+    pub what: Happening,
     /// The state before.
     pub from: State,
     /// All about the state after.
@@ -292,6 +331,27 @@ mod tests {
     #[test]
     fn levels_are_ordered() {
         assert!(Level::Safe < Level::Near && Level::Near < Level::TooNear);
+    }
+
+    #[test]
+    fn happenings_follow_the_change() {
+        let unknown = || State::Unknown(Reason::Stale);
+        let disarmed = || State::Disarmed("trailer docked".into());
+        for (from, to, expected) in [
+            (unknown(), State::Clear, Happening::Clear),
+            (State::Clear, State::Warning, Happening::Enter),
+            (State::Clear, State::Alarm, Happening::Enter),
+            (unknown(), State::Alarm, Happening::Enter),
+            (State::Warning, State::Alarm, Happening::Escalate),
+            (State::Alarm, State::Warning, Happening::DeEscalate),
+            (State::Warning, State::Clear, Happening::Clear),
+            (State::Alarm, unknown(), Happening::Fault),
+            (State::Clear, disarmed(), Happening::Disarmed),
+            (disarmed(), State::Unknown(Reason::Rearmed), Happening::Armed),
+            (disarmed(), State::Alarm, Happening::Enter),
+        ] {
+            assert_eq!(Happening::of_change(&from, &to), expected, "{from:?} -> {to:?}");
+        }
     }
 
     #[test]

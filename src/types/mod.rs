@@ -9,8 +9,8 @@ pub mod scene;
 pub mod secret;
 
 pub use event::{
-    CameraHealth, CameraState, CameraStatus, Evidence, Level, PairStatus, Reason, RuleStatus, StageTimes,
-    State, Transition, Verdict,
+    CameraHealth, CameraState, CameraStatus, Evidence, Happening, Level, PairStatus, Reason, RuleStatus,
+    StageTimes, State, Transition, Verdict,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};

@@ -1,6 +1,8 @@
 //! What is in a picture: first in pixels ([`Scene`], made by the heads), then in metres on the floor
 //! ([`MetricScene`], made by the geometry, read by the rules).
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Reason;
 use super::features::{Grid, PixelTransform};
 use super::ids::{CameraId, ClassName, EdgeId, PairId};
@@ -187,7 +189,7 @@ pub enum Reading {
 
 /// The shortest distance on the floor between two things, or a thing and an edge: over all things of
 /// the two classes the nearest.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distance {
     /// Best estimate, metres.
     pub nearest_m: f64,
@@ -223,7 +225,8 @@ impl Distance {
 }
 
 /// Whether a distance is a value or bounds it from one side.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DistanceKind {
     /// The whole of both things was seen; the interval holds the truth in 95 % of cases.
     Value,
