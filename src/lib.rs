@@ -14,6 +14,7 @@ pub mod geometry;
 pub mod heads;
 pub mod infer;
 pub mod ingest;
+pub mod metrics;
 pub mod model;
 pub mod outbox;
 pub mod preprocess;
