@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
 use crate::heads::{self, Head};
+use crate::heartbeat::Pulse;
 use crate::outbox::{Outbox, Statement};
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
@@ -407,6 +408,8 @@ pub struct Wiring {
     pub outbox: Arc<Outbox>,
     /// Where to show things.
     pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    /// Beats on every wake-up.
+    pub pulse: Pulse,
 }
 
 /// Starts the thread. It ends, and says of every rule that it is stopping, when the inference thread has ended.
@@ -418,6 +421,7 @@ pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHand
                 Err(RecvTimeoutError::Timeout) => vec![],
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            wiring.pulse.beat(clock::monotonic());
             let around = wiring.look(&analysis);
             for seen in batch {
                 let now = clock::now();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::clock::{self, Timestamp};
+use crate::heartbeat::Pulse;
 use crate::slot::Slots;
 use crate::types::{Batch, Reason, Seen};
 
@@ -18,16 +19,18 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How often a failing backend is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Starts the thread. It ends when `stop` is set or the receiver is gone.
+/// Starts the thread. It ends when `stop` is set or the receiver is gone, and beats on every wake-up.
 pub fn spawn(
     mut backend: Box<dyn Backend>,
     slots: Arc<Slots>,
     seen: SyncSender<Vec<Seen>>,
     stop: Arc<AtomicBool>,
+    pulse: Pulse,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("infer".into()).spawn(move || {
         let mut failures = Failures::default();
         while !stop.load(Ordering::Relaxed) {
+            pulse.beat(clock::monotonic());
             let frames = slots.take(backend.spec().max_batch, PATIENCE);
             if frames.is_empty() {
                 continue;
@@ -89,6 +92,7 @@ mod tests {
     use super::*;
     use crate::backend::{BackendError, BackendSpec};
     use crate::clock::UtcMillis;
+    use crate::heartbeat::{Heart, Part};
     use crate::types::{
         CameraId, ChromaSiting, ColorMatrix, ColorRange, Features, Frame, Grid, PixelFormat, Pixels,
     };
@@ -119,7 +123,9 @@ mod tests {
         let slots = Arc::new(Slots::default());
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = sync_channel(1);
-        let thread = spawn(Box::new(Broken(spec)), slots.clone(), sender, stop.clone()).unwrap();
+        let heart = Arc::new(Heart::default());
+        let pulse = heart.pulse(Part::Infer, Timestamp::from_nanos(1));
+        let thread = spawn(Box::new(Broken(spec)), slots.clone(), sender, stop.clone(), pulse).unwrap();
         slots.put(Frame {
             camera: CameraId::new("a").unwrap(),
             seq: 7,
@@ -136,6 +142,10 @@ mod tests {
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(
             matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, captured, .. }] if captured.as_nanos() == 5)
+        );
+        assert!(
+            heart.silence(Part::Infer, clock::monotonic()).unwrap() < Duration::from_secs(60),
+            "it beats"
         );
         stop.store(true, Ordering::Relaxed);
         thread.join().unwrap();

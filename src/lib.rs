@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod draw;
 pub mod geometry;
 pub mod heads;
+pub mod heartbeat;
 pub mod infer;
 pub mod ingest;
 pub mod metrics;

@@ -101,6 +101,11 @@ impl InputBoard {
         lock(&self.values).insert(topic.to_owned(), value.to_owned());
     }
 
+    /// Forgets all but the values of these topics.
+    pub fn retain(&self, topics: &[String]) {
+        lock(&self.values).retain(|topic, _| topics.contains(topic));
+    }
+
     /// Forgets everything, when the source of the values is lost.
     pub fn clear(&self) {
         lock(&self.values).clear();

@@ -15,7 +15,8 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use standoff::clock::UtcMillis;
+use standoff::clock::{self, UtcMillis};
+use standoff::heartbeat::{Heart, Part};
 use standoff::outbox::{Outbox, Statement};
 use standoff::publish::{MqttSettings, mqtt};
 use standoff::slot::InputBoard;
@@ -200,6 +201,7 @@ impl Drop for Subscriber {
 struct Sink {
     outbox: Arc<Outbox>,
     inputs: Arc<InputBoard>,
+    topics: watch::Sender<Vec<String>>,
     shutdown: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -210,9 +212,10 @@ impl Sink {
         let inputs = Arc::new(InputBoard::default());
         let (shutdown, stopped) = watch::channel(false);
         let node = NodeId::new("n").unwrap();
-        let topics = vec!["dock/3/trailer".to_owned()];
-        let task = mqtt::spawn(settings, node, outbox.reader(), inputs.clone(), topics, stopped);
-        Self { outbox, inputs, shutdown, task }
+        let (topics, watched) = watch::channel(vec!["dock/3/trailer".to_owned()]);
+        let pulse = Arc::new(Heart::default()).pulse(Part::Mqtt, clock::monotonic());
+        let task = mqtt::spawn(settings, node, outbox.reader(), inputs.clone(), watched, stopped, pulse);
+        Self { outbox, inputs, topics, shutdown, task }
     }
 
     fn say(&self, state: State) {
@@ -441,6 +444,22 @@ async fn a_silent_broker_is_given_up_and_inputs_are_forgotten() {
     broker.signal(Signal::CONT);
     subscriber.newest(ALARM, "the alarm", state_is("alarm")).await;
     until("the input is heard again", || !sink.inputs.snapshot().is_empty()).await;
+}
+
+#[tokio::test]
+async fn watched_topics_can_change_while_connected() {
+    let Some(broker) = Broker::start(None) else { return };
+    let sink = Sink::start(broker.settings());
+    let subscriber = Subscriber::new(&broker, "s").await;
+    let say = |topic: &'static str, text: &'static str| {
+        subscriber.client.publish(topic, QoS::AtLeastOnce, true, text)
+    };
+    say("dock/3/trailer", "docked").await.unwrap();
+    say("dock/4/trailer", "away").await.unwrap();
+    until("the first topic is heard", || sink.inputs.snapshot().contains_key("dock/3/trailer")).await;
+    sink.topics.send_replace(vec!["dock/4/trailer".to_owned()]);
+    until("the new topic is heard", || sink.inputs.snapshot().contains_key("dock/4/trailer")).await;
+    assert!(!sink.inputs.snapshot().contains_key("dock/3/trailer"), "what is not watched is not kept");
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {

@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 8] = [
     &["ingest", "infer", "analysis", "publish", "console"],
     &["slot", "outbox", "backend", "heads", "rules", "draw"],
     &["geometry", "preprocess", "model"],
-    &["types", "metrics", "telemetry"],
+    &["types", "metrics", "telemetry", "heartbeat"],
     // One row with the above on the page; but time stamps are part of the types.
     &["clock"],
 ];

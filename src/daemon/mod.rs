@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::geometry::PairEnd;
 use crate::heads::{self, HeadError};
+use crate::heartbeat::{Heart, Part};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
 use crate::outbox::Outbox;
@@ -52,10 +53,13 @@ pub struct Daemon {
     sinks: Sinks,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     spec: BackendSpec,
+    heart: Arc<Heart>,
 }
 
 struct Sinks {
     shutdown: watch::Sender<bool>,
+    /// What `when:` conditions read; a reload changes it.
+    watch_topics: watch::Sender<Vec<String>>,
     mqtt: tokio::task::JoinHandle<()>,
 }
 
@@ -71,9 +75,10 @@ impl Daemon {
         let health = Arc::new(HealthBoard::default());
         let inputs = Arc::new(InputBoard::default());
         let outbox = Arc::new(Outbox::default());
+        let heart = Arc::new(Heart::default());
 
         let mut analysis = analysis_of(config, uuid::Uuid::new_v4().simple().to_string())?;
-        let sinks = Sinks::start(config, &runtime, &outbox, &inputs);
+        let sinks = Sinks::start(config, &runtime, &outbox, &inputs, &heart);
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
         }
@@ -96,13 +101,15 @@ impl Daemon {
             inputs: inputs.clone(),
             outbox: outbox.clone(),
             snapshots: snapshot_sender,
+            pulse: heart.pulse(Part::Analysis, clock::monotonic()),
         };
         let analysis = analysis::spawn(analysis, wiring)?;
         let stop_infer = Arc::new(AtomicBool::new(false));
-        let infer = infer::spawn(backend, slots.clone(), seen_sender, stop_infer.clone())?;
+        let pulse = heart.pulse(Part::Infer, clock::monotonic());
+        let infer = infer::spawn(backend, slots.clone(), seen_sender, stop_infer.clone(), pulse)?;
 
         let mut daemon =
-            Self { runtime, cameras: vec![], stop_infer, infer, analysis, sinks, snapshots, spec };
+            Self { runtime, cameras: vec![], stop_infer, infer, analysis, sinks, snapshots, spec, heart };
         for camera in &config.cameras {
             let started = ingest::spawn(
                 camera.id.clone(),
@@ -137,6 +144,11 @@ impl Daemon {
         &self.runtime
     }
 
+    /// Signs of life of its parts.
+    pub fn heart(&self) -> &Arc<Heart> {
+        &self.heart
+    }
+
     /// False when a thread that must not end has ended.
     pub fn is_whole(&self) -> bool {
         !self.infer.is_finished() && !self.analysis.is_finished()
@@ -158,18 +170,36 @@ impl Daemon {
 }
 
 impl Sinks {
-    fn start(config: &Config, runtime: &Runtime, outbox: &Arc<Outbox>, inputs: &Arc<InputBoard>) -> Self {
+    fn start(
+        config: &Config,
+        runtime: &Runtime,
+        outbox: &Arc<Outbox>,
+        inputs: &Arc<InputBoard>,
+        heart: &Arc<Heart>,
+    ) -> Self {
         let (shutdown, stopped) = watch::channel(false);
+        let (watch_topics, topics) = watch::channel(config.watched_topics());
         let _guard = runtime.enter();
         let mqtt = mqtt::spawn(
             config.mqtt.clone(),
             config.node.clone(),
             outbox.reader(),
             inputs.clone(),
-            config.watched_topics(),
+            topics,
             stopped,
+            heart.pulse(Part::Mqtt, clock::monotonic()),
         );
-        Self { shutdown, mqtt }
+        Self { shutdown, watch_topics, mqtt }
+    }
+
+    /// Follows a new configuration.
+    fn reconfigure(&self, config: &Config) {
+        self.watch_topics.send_if_modified(|topics| {
+            let new = config.watched_topics();
+            let changed = *topics != new;
+            *topics = new;
+            changed
+        });
     }
 
     fn stop(self, runtime: &Runtime) {

@@ -23,6 +23,7 @@ use super::message::{self, Message};
 use super::pace::Pace;
 use super::trouble::{Line, Trouble};
 use crate::clock::{self, Timestamp};
+use crate::heartbeat::Pulse;
 use crate::outbox::{OutboxReader, Statement};
 use crate::slot::InputBoard;
 use crate::types::{CameraId, NodeId};
@@ -51,15 +52,16 @@ const INPUT_MAX_BYTES: usize = 1024;
 /// Starts the task, on the present tokio runtime. It connects for ever and ends when `shutdown` becomes true
 /// (or its sender is gone): then it says what is left to say and `offline`, and disconnects, within 2 s.
 ///
-/// Say the last states into the outbox before `shutdown`. What comes on the topics of `watch_topics` goes to
-/// `inputs`, which is emptied while there is no connection.
+/// Say the last states into the outbox before `shutdown`. What comes on the topics of `watch_topics`, which may
+/// change, goes to `inputs`, which is emptied while there is no connection.
 pub fn spawn(
     settings: MqttSettings,
     node: NodeId,
     reader: OutboxReader,
     inputs: Arc<InputBoard>,
-    watch_topics: Vec<String>,
+    watch_topics: watch::Receiver<Vec<String>>,
     shutdown: watch::Receiver<bool>,
+    pulse: Pulse,
 ) -> JoinHandle<()> {
     let sink = Sink {
         settings,
@@ -68,6 +70,7 @@ pub fn spawn(
         inputs,
         watch_topics,
         shutdown,
+        pulse,
         pace: Pace::default(),
         available: BTreeMap::new(),
         trouble: Trouble::default(),
@@ -80,8 +83,9 @@ struct Sink {
     node: NodeId,
     reader: OutboxReader,
     inputs: Arc<InputBoard>,
-    watch_topics: Vec<String>,
+    watch_topics: watch::Receiver<Vec<String>>,
     shutdown: watch::Receiver<bool>,
+    pulse: Pulse,
     pace: Pace,
     /// What was last said of each camera in this connection.
     available: BTreeMap<CameraId, bool>,
@@ -101,6 +105,7 @@ impl Sink {
         let broker = format!("{}:{}", self.settings.host, self.settings.port);
         let mut pause = PAUSES.0;
         loop {
+            self.pulse.beat(clock::monotonic());
             let End::Lost(problem) = self.connection().await else { return };
             self.inputs.clear();
             match self.trouble.lost(clock::monotonic(), &problem) {
@@ -129,6 +134,7 @@ impl Sink {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shutdown = self.shutdown.clone();
+        let mut watch_topics = self.watch_topics.clone();
         let mut leave_by: Option<Timestamp> = None;
         loop {
             tokio::select! {
@@ -142,6 +148,10 @@ impl Sink {
                     }
                 }
                 () = self.reader.changed(), if link.connected && link.queue.len() < QUEUE_MAX => self.say_news(&mut link),
+                () = changed(&mut watch_topics) => {
+                    let topics = watch_topics.borrow().clone();
+                    self.follow_topics(&mut link, &topics);
+                }
                 () = stopped(&mut shutdown), if leave_by.is_none() => {
                     if !link.connected {
                         return End::Stopped;
@@ -151,8 +161,13 @@ impl Sink {
                 }
                 _ = ticks.tick() => {
                     let now = clock::monotonic();
+                    self.pulse.beat(now);
                     for statement in self.pace.due(now) {
                         self.say(statement, &mut link);
+                    }
+                    if !link.watched_all {
+                        let topics = watch_topics.borrow().clone();
+                        self.follow_topics(&mut link, &topics);
                     }
                     if link.is_dead(now, self.settings.keep_alive / 2) {
                         return End::Lost("the broker does not answer any more".to_owned());
@@ -212,7 +227,7 @@ impl Sink {
                         self.inputs.set(&publish.topic, &String::from_utf8_lossy(start));
                     }
                     Incoming::SubAck(ack) if ack.return_codes.contains(&SubscribeReasonCode::Failure) => {
-                        tracing::warn!(topics = ?self.watch_topics, "the broker does not let us read topics of `when:`");
+                        tracing::warn!(topics = ?link.watched, "the broker does not let us read topics of `when:`");
                     }
                     _ => {}
                 }
@@ -231,11 +246,8 @@ impl Sink {
             tracing::info!(broker = %format!("{host}:{port}"), away_s, "connected to the broker");
         }
         link.connected = true;
-        if !self.watch_topics.is_empty() {
-            let filter = |topic: &String| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce);
-            // The queue of a new connection is empty, so this fits.
-            let _ = link.client.try_subscribe_many(self.watch_topics.iter().map(filter));
-        }
+        let topics = self.watch_topics.borrow().clone();
+        self.follow_topics(link, &topics);
         self.pace.reset();
         self.available.clear();
         link.push(message::status(&self.node, true));
@@ -243,6 +255,22 @@ impl Sink {
             self.offer(statement, link);
         }
         self.say_events(link);
+    }
+
+    /// Watches these topics and no others.
+    fn follow_topics(&mut self, link: &mut Link, topics: &[String]) {
+        if !link.connected {
+            return;
+        }
+        let (gone, new) = (others(&link.watched, topics), others(topics, &link.watched));
+        let filter = |topic: &String| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce);
+        // rumqttc's queue may be full: then all is asked for again with the next tick.
+        let asked = new.is_empty() || link.client.try_subscribe_many(new.iter().map(filter)).is_ok();
+        link.watched_all = asked && gone.iter().all(|topic| link.client.try_unsubscribe(topic).is_ok());
+        if link.watched_all {
+            link.watched = topics.to_vec();
+            self.inputs.retain(topics);
+        }
     }
 
     fn say_news(&mut self, link: &mut Link) {
@@ -295,6 +323,18 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
+/// Ends when the value has changed; never when whoever could change it is gone.
+async fn changed(topics: &mut watch::Receiver<Vec<String>>) {
+    if topics.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Those of `topics` that are not among `known`.
+fn others(topics: &[String], known: &[String]) -> Vec<String> {
+    topics.iter().filter(|topic| !known.contains(topic)).cloned().collect()
+}
+
 /// One step of rumqttc, which gives the event loop back.
 async fn poll(mut eventloop: EventLoop) -> (EventLoop, Result<Event, ConnectionError>) {
     let event = eventloop.poll().await;
@@ -324,6 +364,10 @@ struct Link {
     next_event: u64,
     /// Since when the broker owes an answer and has said nothing.
     waiting_since: Option<Timestamp>,
+    /// Topics that the broker was asked for in this connection.
+    watched: Vec<String>,
+    /// False when some are still to be asked for.
+    watched_all: bool,
 }
 
 impl Link {
@@ -337,6 +381,8 @@ impl Link {
             events: BTreeSet::new(),
             next_event: 0,
             waiting_since: None,
+            watched: vec![],
+            watched_all: true,
         }
     }
 
