@@ -22,8 +22,8 @@ use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Slots};
 use crate::types::{
-    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
-    MetricScene, PairStatus, Reading, Reason, RuleStatus, Scene, Seen, StageTimes, State, Transition, Trust,
+    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Happening, MetricScene,
+    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Snapshot, StageTimes, State, Transition, Trust,
     Verdict,
 };
 
@@ -48,21 +48,6 @@ pub struct CameraSetup {
     pub site: Site,
     /// Its rules.
     pub rules: Vec<RuleSettings>,
-}
-
-/// Everything a person may want to look at of one analysed frame.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The picture.
-    pub frame: Frame,
-    /// What the heads saw.
-    pub scene: Scene,
-    /// The same in metres.
-    pub metric: MetricScene,
-    /// The states after it.
-    pub rules: Vec<RuleStatus>,
-    /// How long each stage took.
-    pub times: StageTimes,
 }
 
 /// What there is to say after a step or a tick.
@@ -484,8 +469,8 @@ mod tests {
     use crate::rules::when::Condition;
     use crate::rules::{LatchSettings, ProximitySettings, RuleKind};
     use crate::types::{
-        ChromaSiting, ClassName, ColorMatrix, ColorRange, EdgeId, Grid, PairId, PixelFormat, PixelTransform,
-        Pixels, RuleId,
+        ChromaSiting, ClassName, ColorMatrix, ColorRange, EdgeId, Frame, Grid, PairId, PixelFormat,
+        PixelTransform, Pixels, RuleId,
     };
 
     fn camera() -> CameraId {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::types::{CameraId, CameraStatus, PairId, PairStatus, RuleId, RuleStatus, Transition};
+use crate::types::{CameraId, CameraStatus, PairId, PairStatus, Picture, RuleId, RuleStatus, Transition};
 
 /// Events kept for a reader that cannot deliver them. Older ones are dropped and counted.
 const EVENT_CAPACITY: usize = 10_000;
@@ -20,6 +20,8 @@ pub enum Statement {
     Camera(CameraStatus),
     /// Distance of a pair.
     Pair(PairStatus),
+    /// Picture of a camera's last alarm.
+    Picture(Picture),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +29,8 @@ enum Subject {
     Camera(CameraId),
     Rule(CameraId, RuleId),
     Pair(CameraId, PairId),
+    // Last: what is large goes out after what is urgent.
+    Picture(CameraId),
 }
 
 impl Statement {
@@ -35,6 +39,7 @@ impl Statement {
             Self::Rule(status) => Subject::Rule(status.camera.clone(), status.rule.clone()),
             Self::Camera(status) => Subject::Camera(status.camera.clone()),
             Self::Pair(status) => Subject::Pair(status.camera.clone(), status.pair.clone()),
+            Self::Picture(picture) => Subject::Picture(picture.camera.clone()),
         }
     }
 }
@@ -96,7 +101,9 @@ impl Outbox {
     pub fn forget(&self, camera: &CameraId) {
         let mut inner = self.lock();
         inner.statements.retain(|subject, _| match subject {
-            Subject::Camera(id) | Subject::Rule(id, _) | Subject::Pair(id, _) => id != camera,
+            Subject::Camera(id) | Subject::Rule(id, _) | Subject::Pair(id, _) | Subject::Picture(id) => {
+                id != camera
+            }
         });
         self.announce(inner);
     }

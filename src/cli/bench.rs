@@ -90,6 +90,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
                 Statement::Rule(status) => message::alarm(&config.node, status),
                 Statement::Camera(status) => message::health(&config.node, status),
                 Statement::Pair(status) => message::pair(&config.node, status),
+                Statement::Picture(picture) => message::picture(&config.node, picture),
             })
             .chain(output.transitions.iter().map(|event| message::event(&config.node, event)))
             .map(|message| message.payload.len())

@@ -15,7 +15,7 @@ use super::demo_broker::{self, Heard};
 use super::demo_rtsp::{RtspServer, RtspServerOptions};
 use super::replay::choose_camera;
 use super::report::{self, Collector};
-use crate::analysis::{CameraSetup, Snapshot};
+use crate::analysis::CameraSetup;
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Surroundings};
 use crate::daemon::Daemon;
@@ -23,6 +23,7 @@ use crate::ingest::{CameraSource, RtspSource, StreamUrl};
 use crate::replay::Step;
 use crate::replay::score::Scorer;
 use crate::replay::truth::Truth;
+use crate::types::Snapshot;
 
 const CLIP: &[u8] = include_bytes!("../../tests/data/dock-demo/video.mp4");
 const TRUTH: &str = include_str!("../../tests/data/dock-demo/gt.jsonl");

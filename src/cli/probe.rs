@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use super::report;
 use crate::analysis;
 use crate::backend::{self, BackendSettings};
 use crate::draw::{self, Annotation};
@@ -71,7 +70,7 @@ pub fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
 fn picture(features: &Features, scene: &Scene) -> image::RgbImage {
     let rgb = rgb_from_frame(&features.frame);
     let overlays =
-        Annotation { things: report::thing_marks(scene), edges: vec![], lines: vec![], banner: None };
+        Annotation { things: draw::thing_marks(scene), edges: vec![], lines: vec![], banner: None };
     let mut parts = vec![
         (rgb.clone(), "picture".to_owned()),
         (draw::annotate(&rgb, &overlays), "segmentation".to_owned()),

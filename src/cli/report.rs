@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::analysis::{CameraSetup, Snapshot};
-use crate::draw::{self, Annotation, Banner, DistancePlot, LineMark, PlotSample, ThingMark};
+use crate::analysis::CameraSetup;
+use crate::draw::{self, Banner, DistancePlot, PlotSample, interval};
 use crate::geometry::Site;
 use crate::preprocess::color::rgb_from_frame;
 use crate::replay::Step;
 use crate::replay::score::{PairScore, RuleScore, Sample, Scorer};
-use crate::types::{ClassName, Distance, DistanceKind, Reading, RuleStatus, Scene, State, Thing, Transition};
+use crate::types::{DistanceKind, Reading, RuleStatus, Snapshot, State, Transition};
 
 /// Frames that go on the page at most.
 const PAGE_FRAMES: usize = 6;
@@ -85,65 +85,13 @@ fn spread<T: Clone>(entries: &[T], count: usize) -> Vec<T> {
 
 /// One frame with masks, distance lines, edges and the worst state.
 pub fn annotated(snapshot: &Snapshot, site: &Site, t_s: f64) -> image::RgbImage {
-    let frame = &snapshot.frame;
-    let to_px = |ground: [f64; 2]| site.pixel_from_ground(ground, frame.width, frame.height);
-    let lines = snapshot.metric.pairs.iter().filter_map(|pair| {
-        let Reading::Measured(distance) = &pair.reading else { return None };
-        let state = snapshot.rules.iter().find(|status| status.pair == pair.pair).map(|status| &status.state);
-        Some(LineMark {
-            from_px: to_px(distance.from_ground)?,
-            to_px: to_px(distance.to_ground)?,
-            label: interval(distance),
-            colour: draw::state_colour(state.unwrap_or(&State::Clear)),
-        })
-    });
     let worst = snapshot.rules.iter().max_by_key(|status| severity(&status.state));
-    let overlays = Annotation {
-        things: thing_marks(&snapshot.scene),
-        edges: site.edges.iter().flat_map(|edge| polyline_px(&edge.line_m, &to_px)).collect(),
-        lines: lines.collect(),
-        banner: worst.map(|status| Banner {
-            state: status.state.clone(),
-            text: status.rule.to_string(),
-            time: format!("{t_s:.1} s"),
-        }),
-    };
-    draw::annotate(&rgb_from_frame(frame), &overlays)
-}
-
-/// The things of a scene, ready to be drawn.
-pub fn thing_marks(scene: &Scene) -> Vec<ThingMark> {
-    let mark = |thing: &Thing| ThingMark {
-        class: thing.class.to_string(),
-        score: thing.score,
-        mask: thing.mask.clone(),
-        transform: scene.transform,
-        colour: draw::class_colour(colour_index(&thing.class)),
-    };
-    scene.things.iter().map(mark).collect()
-}
-
-/// The parts of a line on the floor that can be seen; it is cut into short pieces because its far ends may lie
-/// behind the camera.
-fn polyline_px(line_m: &[[f64; 2]], to_px: &impl Fn([f64; 2]) -> Option<[f64; 2]>) -> Vec<Vec<[f64; 2]>> {
-    const PIECES: usize = 64;
-    let mut visible = vec![vec![]];
-    for ends in line_m.windows(2) {
-        for piece in 0..=PIECES {
-            let share = piece as f64 / PIECES as f64;
-            let point = [0, 1].map(|axis| ends[0][axis] + share * (ends[1][axis] - ends[0][axis]));
-            match (to_px(point), visible.last_mut()) {
-                (Some(px), Some(run)) => run.push(px),
-                _ => visible.push(vec![]),
-            }
-        }
-    }
-    visible.retain(|run| run.len() > 1);
-    visible
-}
-
-fn colour_index(class: &ClassName) -> usize {
-    ["forklift", "person", "truck", "pallet"].iter().position(|known| *known == class.as_str()).unwrap_or(4)
+    let banner = worst.map(|status| Banner {
+        state: status.state.clone(),
+        text: status.rule.to_string(),
+        time: format!("{t_s:.1} s"),
+    });
+    draw::annotate(&rgb_from_frame(&snapshot.frame), &draw::overlays(snapshot, site, banner))
 }
 
 fn severity(state: &State) -> usize {
@@ -153,16 +101,6 @@ fn severity(state: &State) -> usize {
         State::Unknown(_) => 2,
         State::Warning => 3,
         State::Alarm => 4,
-    }
-}
-
-/// "1.42 m (1.10 .. 1.80)", or "at most 1.80 m" for a bound.
-pub fn interval(distance: &Distance) -> String {
-    match distance.kind {
-        DistanceKind::Value => {
-            format!("{:.2} m ({:.2} .. {:.2})", distance.nearest_m, distance.lower_m, distance.upper_m)
-        }
-        DistanceKind::AtMost { .. } => format!("at most {:.2} m", distance.upper_m),
     }
 }
 

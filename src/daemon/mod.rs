@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::analysis::{self, Analysis, CameraSetup, Snapshot, Surroundings, Wiring};
+use crate::analysis::{self, Analysis, CameraSetup, Surroundings, Wiring};
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::Config;
@@ -24,7 +24,7 @@ use crate::ingest::{self, CameraHandle, IngestError};
 use crate::outbox::Outbox;
 use crate::publish::mqtt;
 use crate::slot::{HealthBoard, InputBoard, Slots};
-use crate::types::ClassName;
+use crate::types::{ClassName, Snapshot};
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]

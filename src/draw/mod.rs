@@ -5,16 +5,20 @@ mod annotate;
 mod canvas;
 mod plot;
 mod sheet;
+mod snapshot;
 mod tokens;
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 
 pub use annotate::{Annotation, Banner, LineMark, ThingMark, annotate};
 pub use plot::{DistancePlot, PlotSample, plot_distance};
 pub use sheet::contact_sheet;
+pub use snapshot::{interval, overlays, thing_marks};
 pub use tokens::{depth_image, pca_image};
 
 use crate::types::State;
@@ -25,8 +29,8 @@ pub type Colour = [u8; 3];
 /// Why a picture could not be made or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum DrawError {
-    /// The picture could not be written as PNG.
-    #[error("the picture cannot be encoded as PNG: {0}")]
+    /// The picture could not be written as PNG or JPEG.
+    #[error("the picture cannot be encoded: {0}")]
     Encode(#[from] image::ImageError),
     /// The file could not be written.
     #[error("cannot write the picture '{path}': {source}")]
@@ -66,6 +70,29 @@ pub fn png(image: &RgbImage) -> Result<Vec<u8>, DrawError> {
     Ok(bytes.into_inner())
 }
 
+/// The picture as JPEG of at most `max_bytes`: the best quality that fits, and where none does a smaller picture.
+pub fn jpeg(image: &RgbImage, max_bytes: usize) -> Result<Vec<u8>, DrawError> {
+    const QUALITIES: [u8; 4] = [85, 75, 60, 45];
+    const SMALLEST_PX: u32 = 64;
+    let mut shrunk: Option<RgbImage> = None;
+    loop {
+        let image = shrunk.as_ref().unwrap_or(image);
+        let mut bytes = Vec::new();
+        for quality in QUALITIES {
+            bytes.clear();
+            JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image)?;
+            if bytes.len() <= max_bytes {
+                return Ok(bytes);
+            }
+        }
+        let (width, height) = (image.width() * 3 / 4, image.height() * 3 / 4);
+        if width.min(height) < SMALLEST_PX {
+            return Ok(bytes);
+        }
+        shrunk = Some(imageops::resize(image, width, height, FilterType::Triangle));
+    }
+}
+
 /// Writes the picture as PNG, in place of the file that may be there.
 pub fn save(image: &RgbImage, path: &Path) -> Result<(), DrawError> {
     let bytes = png(image)?;
@@ -81,6 +108,30 @@ mod tests {
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8 * 40, y as u8 * 80, 7]));
         let back = image::load_from_memory(&png(&image).unwrap()).unwrap().to_rgb8();
         assert_eq!(back, image);
+    }
+
+    #[test]
+    fn a_jpeg_keeps_to_its_limit() {
+        // Noise is the worst that can be asked of it.
+        let mut state = 1_u32;
+        let noise = RgbImage::from_fn(640, 360, |_, _| {
+            image::Rgb([0; 3].map(|_: u8| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            }))
+        });
+        let bytes = jpeg(&noise, 60_000).unwrap();
+        assert!(bytes.len() <= 60_000, "{}", bytes.len());
+        let back = image::load_from_memory(&bytes).unwrap();
+        assert!(
+            back.width() < 640 && back.width() * 9 == back.height() * 16,
+            "{:?}",
+            back.to_rgb8().dimensions()
+        );
+        let plain = RgbImage::from_pixel(640, 360, image::Rgb([90, 120, 30]));
+        let back = image::load_from_memory(&jpeg(&plain, 60_000).unwrap()).unwrap().to_rgb8();
+        assert_eq!(back.dimensions(), (640, 360));
+        assert!(back.get_pixel(5, 5).0.iter().zip([90_u8, 120, 30]).all(|(a, b)| a.abs_diff(b) < 6));
     }
 
     #[test]

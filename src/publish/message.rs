@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::clock::UtcMillis;
 use crate::types::{
     CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, NodeId, PairStatus,
-    Reading, RuleStatus, StageTimes, State, Transition,
+    Picture, Reading, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -79,6 +79,21 @@ struct Metres {
     upper_m: Option<f64>,
     sigma_m: Option<f64>,
     bound: Option<&'static str>,
+}
+
+/// How fast two things approach each other; null until things are followed over time.
+#[derive(Serialize, Default)]
+struct Approach {
+    approach_mps: Option<f64>,
+    contact_s: Option<f64>,
+}
+
+impl From<&Distance> for Approach {
+    fn from(distance: &Distance) -> Self {
+        let approach = distance.approach_mps.filter(|speed| speed.is_finite());
+        let contact_s = approach.filter(|speed| *speed > 0.0).map(|speed| distance.nearest_m / speed);
+        Self { approach_mps: approach.and_then(millimetres), contact_s: contact_s.and_then(millimetres) }
+    }
 }
 
 impl From<&Distance> for Metres {
@@ -218,22 +233,27 @@ struct PairJson<'a> {
     reason: Option<String>,
     #[serde(flatten)]
     metres: Metres,
+    #[serde(flatten)]
+    approach: Approach,
     captured_ts: i64,
 }
 
 /// The present distance of a pair: not retained, may get lost.
 pub fn pair(node: &NodeId, status: &PairStatus) -> Message {
-    let (reading, reason, metres) = match &status.reading {
-        Reading::Measured(distance) => ("measured", None, Metres::from(distance)),
-        Reading::Absent => ("absent", None, Metres::default()),
-        Reading::Unavailable(reason) => ("unavailable", Some(reason.to_string()), Metres::default()),
+    let (reading, reason, distance) = match &status.reading {
+        Reading::Measured(distance) => ("measured", None, Some(distance)),
+        Reading::Absent => ("absent", None, None),
+        Reading::Unavailable(reason) => ("unavailable", Some(reason.to_string()), None),
     };
+    let metres = distance.map(Metres::from).unwrap_or_default();
+    let approach = distance.map(Approach::from).unwrap_or_default();
     let json = PairJson {
         identity: Identity::new(node, &status.camera, status.ts),
         pair: status.pair.as_str(),
         reading,
         reason,
         metres,
+        approach,
         captured_ts: status.captured.0,
     };
     Message {
@@ -277,6 +297,22 @@ pub fn health(node: &NodeId, status: &CameraStatus) -> Message {
         retain: false,
         expiry: Some(PAIR_EXPIRY),
     }
+}
+
+/// The picture of a camera's last alarm: retained.
+pub fn picture(node: &NodeId, picture: &Picture) -> Message {
+    Message {
+        topic: picture_topic(node, &picture.camera),
+        payload: picture.jpeg.to_vec(),
+        qos: 1,
+        retain: true,
+        expiry: None,
+    }
+}
+
+/// Topic of the picture of a camera's last alarm.
+pub fn picture_topic(node: &NodeId, camera: &CameraId) -> String {
+    format!("standoff/{node}/camera/{camera}/snapshot")
 }
 
 /// Rounded to thousandths; what is not a number is nothing.

@@ -297,6 +297,7 @@ impl Sink {
                 }
                 link.push(message::health(&self.node, &status));
             }
+            Statement::Picture(picture) => link.push(message::picture(&self.node, &picture)),
         }
     }
 

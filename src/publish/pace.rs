@@ -29,7 +29,7 @@ impl Pace {
     /// Gives the statement back if it is to be sent now; otherwise keeps it for [`Pace::due`].
     pub fn offer(&mut self, now: Timestamp, statement: Statement) -> Option<Statement> {
         let subject: Subject = match &statement {
-            Statement::Rule(_) => return Some(statement),
+            Statement::Rule(_) | Statement::Picture(_) => return Some(statement),
             Statement::Pair(pair) => (pair.camera.to_string(), Some(pair.pair.to_string())),
             Statement::Camera(camera) => (camera.camera.to_string(), None),
         };

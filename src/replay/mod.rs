@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::analysis::{Analysis, Output, Snapshot, Surroundings, TICK};
+use crate::analysis::{Analysis, Output, Surroundings, TICK};
 use crate::backend::{Backend, BackendError};
 use crate::clock::{Now, Timestamp, UtcMillis};
 use crate::ingest::IngestError;
-use crate::types::{Batch, CameraHealth, CameraId, CameraState, Frame, Transition};
+use crate::types::{Batch, CameraHealth, CameraId, CameraState, Frame, Snapshot, Transition};
 
 /// How long after its capture a frame is taken to be analysed.
 const DELAY: Duration = Duration::from_millis(200);

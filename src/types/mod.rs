@@ -7,6 +7,7 @@ pub mod frame;
 pub mod ids;
 pub mod scene;
 pub mod secret;
+pub mod snapshot;
 
 pub use event::{
     CameraHealth, CameraState, CameraStatus, Evidence, Happening, Level, PairStatus, Reason, RuleStatus,
@@ -20,3 +21,4 @@ pub use scene::{
     SurfaceVote, Thing, Trust,
 };
 pub use secret::Secret;
+pub use snapshot::{Picture, Sighting, Snapshot};
