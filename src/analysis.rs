@@ -347,6 +347,10 @@ impl RuleRun {
             distance: if evidence == Evidence::Fresh { self.distance.clone() } else { None },
             warning_m,
             alarm_m,
+            held: None,
+            armed: true,
+            shelved_until: None,
+            separation_m: None,
             since: self.since,
             ts,
             captured: self.captured,
@@ -373,6 +377,7 @@ impl RuleRun {
                 from: self.said.clone(),
                 status: self.status(occasion.camera, occasion.utc),
                 times: occasion.times,
+                order: None,
             });
         }
         self.said = state;

@@ -223,12 +223,17 @@ mod tests {
                 distance: None,
                 warning_m: None,
                 alarm_m: 1.0,
+                held: None,
+                armed: true,
+                shelved_until: None,
+                separation_m: None,
                 since: UtcMillis(0),
                 ts: UtcMillis(0),
                 captured: None,
                 valid_for: Duration::from_secs(5),
             },
             times: None,
+            order: None,
         }
     }
 

@@ -245,6 +245,7 @@ impl Sink {
             from: State::Clear,
             status,
             times: None,
+            order: None,
         });
     }
 }
@@ -263,6 +264,10 @@ fn status(state: State) -> RuleStatus {
         distance: None,
         warning_m: None,
         alarm_m: 0.5,
+        held: None,
+        armed: true,
+        shelved_until: None,
+        separation_m: None,
         since: UtcMillis(1),
         ts: UtcMillis(1),
         captured: None,

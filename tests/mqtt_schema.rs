@@ -11,9 +11,10 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 use standoff::clock::{Timestamp, UtcMillis};
 use standoff::publish::message::{self, Message};
+use standoff::types::command::{Deed, Ordered, Via};
 use standoff::types::{
-    CameraId, CameraState, CameraStatus, ClassName, Distance, DistanceKind, Evidence, Happening, NodeId,
-    PairId, PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
+    CameraId, CameraState, CameraStatus, ClassName, Distance, DistanceKind, Evidence, Happening, Held,
+    NodeId, PairId, PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Example and schema of each section of the page.
@@ -96,6 +97,10 @@ fn status(state: State, distance: Option<Distance>, warning_m: Option<f64>) -> R
         distance,
         warning_m,
         alarm_m: 0.5,
+        held: None,
+        armed: true,
+        shelved_until: None,
+        separation_m: None,
         since: UtcMillis(1_795_300_000_000),
         ts: UtcMillis(1_795_300_000_100),
         valid_for: Duration::from_secs(10),
@@ -110,7 +115,7 @@ fn json(message: &Message) -> Value {
 fn the_page_has_an_example_for_every_schema() {
     let page = page();
     let titles: Vec<&str> = page.keys().map(String::as_str).collect();
-    assert_eq!(titles, ["alarm", "availability", "event", "health", "pair"]);
+    assert_eq!(titles, ["alarm", "availability", "event", "health", "pair", "setting"]);
     for (example, schema) in page.values() {
         check(schema, example);
     }
@@ -141,6 +146,45 @@ fn every_state_is_as_the_page_says() {
 }
 
 #[test]
+fn what_people_have_done_is_as_the_page_says() {
+    let page = page();
+    let deed = Deed { by: "ann".into(), at: UtcMillis(1) };
+    for (held, acknowledged) in [
+        (None, Value::Null),
+        (Some(Held { acknowledged: None }), json!(false)),
+        (Some(Held { acknowledged: Some(deed) }), json!(true)),
+    ] {
+        let mut status = status(State::Alarm, Some(distance(1.5, DistanceKind::Value)), Some(2.0));
+        status.held = held;
+        status.armed = false;
+        status.shelved_until = Some(UtcMillis(1_795_300_000_000));
+        status.separation_m = Some(3.0);
+        let value = json(&message::alarm(&node(), &status));
+        check(&page["alarm"].1, &value);
+        assert_eq!(value["acknowledged"], acknowledged);
+        assert_eq!(value["threshold_m"], json!(3.0), "the larger limit is the one that was passed");
+        for message in message::settings(&node(), &status) {
+            check(&page["setting"].1, &json!(String::from_utf8(message.payload).unwrap()));
+            assert!(message.retain && message.qos == 1);
+            assert!(message.topic.starts_with("standoff/n/camera/c/alarm/r/"), "{}", message.topic);
+        }
+        let ordered = Ordered { by: "ann".into(), via: Via::Socket, detail: "for 30 min".into() };
+        let transition = Transition {
+            event_id: "id-1".into(),
+            seq: 1,
+            what: Happening::Shelved,
+            from: State::Alarm,
+            status,
+            times: None,
+            order: Some(ordered),
+        };
+        let value = json(&message::event(&node(), &transition));
+        check(&page["event"].1, &value);
+        assert_eq!((&value["by"], &value["via"]), (&json!("ann"), &json!("socket")));
+    }
+}
+
+#[test]
 fn every_change_is_as_the_page_says() {
     let schema = &page()["event"].1;
     let times = StageTimes { backbone: Duration::from_millis(180), ..StageTimes::default() };
@@ -154,6 +198,7 @@ fn every_change_is_as_the_page_says() {
                     from: from.clone(),
                     status: status(to.clone(), distance, Some(2.0)),
                     times,
+                    order: None,
                 };
                 let message = message::event(&node(), &transition);
                 check(schema, &json(&message));

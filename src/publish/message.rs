@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::UtcMillis;
+use crate::types::command::{Setting, Via};
 use crate::types::{
     CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, NodeId, PairStatus,
-    Picture, Reading, RuleStatus, StageTimes, State, Transition,
+    Picture, Reading, RuleId, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -130,6 +131,12 @@ struct Facts<'a> {
     threshold_m: Option<f64>,
     warning_m: Option<f64>,
     alarm_m: Option<f64>,
+    separation_m: Option<f64>,
+    latched: bool,
+    acknowledged: Option<bool>,
+    acknowledged_by: Option<&'a str>,
+    armed: bool,
+    shelved_until_ts: Option<i64>,
     captured_ts: Option<i64>,
 }
 
@@ -139,11 +146,16 @@ impl<'a> Facts<'a> {
             Evidence::Fresh => ("fresh", None),
             Evidence::None(reason) => ("none", Some(reason.to_string())),
         };
+        let alarm_m =
+            status.separation_m.map_or(status.alarm_m, |separation_m| separation_m.max(status.alarm_m));
         let threshold_m = match status.state {
-            State::Alarm => Some(status.alarm_m),
-            State::Warning | State::Clear => status.warning_m.or(Some(status.alarm_m)),
+            State::Alarm => Some(alarm_m),
+            State::Warning | State::Clear => {
+                Some(status.warning_m.map_or(alarm_m, |warning_m| warning_m.max(alarm_m)))
+            }
             State::Unknown(_) | State::Disarmed(_) => None,
         };
+        let seen_by = status.held.as_ref().map(|held| held.acknowledged.as_ref());
         Self {
             identity: Identity::new(node, &status.camera, status.ts),
             rule: status.rule.as_str(),
@@ -157,6 +169,12 @@ impl<'a> Facts<'a> {
             threshold_m: threshold_m.and_then(millimetres),
             warning_m: status.warning_m.and_then(millimetres),
             alarm_m: millimetres(status.alarm_m),
+            separation_m: status.separation_m.and_then(millimetres),
+            latched: status.held.is_some(),
+            acknowledged: seen_by.map(|deed| deed.is_some()),
+            acknowledged_by: seen_by.flatten().map(|deed| deed.by.as_str()),
+            armed: status.armed,
+            shelved_until_ts: status.shelved_until.map(|until| until.0),
             captured_ts: status.captured.map(|captured| captured.0),
         }
     }
@@ -178,7 +196,7 @@ pub fn alarm(node: &NodeId, status: &RuleStatus) -> Message {
         valid_for_s: status.valid_for.as_secs_f64(),
     };
     Message {
-        topic: format!("standoff/{node}/camera/{}/alarm/{}", status.camera, status.rule),
+        topic: alarm_topic(node, &status.camera, &status.rule),
         payload: payload(&json),
         qos: 1,
         retain: true,
@@ -195,9 +213,12 @@ struct EventJson<'a> {
     seq: u64,
     from: &'static str,
     latency_ms: Option<f64>,
+    by: Option<&'a str>,
+    via: Option<Via>,
+    detail: Option<&'a str>,
 }
 
-/// A change of a rule's state: not retained, delivered until the broker acknowledges it.
+/// Something that happened to a rule: not retained, delivered until the broker acknowledges it.
 pub fn event(node: &NodeId, transition: &Transition) -> Message {
     let status = &transition.status;
     let json = EventJson {
@@ -207,14 +228,57 @@ pub fn event(node: &NodeId, transition: &Transition) -> Message {
         seq: transition.seq,
         from: transition.from.word(),
         latency_ms: transition.times.as_ref().map(latency_ms),
+        by: transition.order.as_ref().map(|order| order.by.as_str()),
+        via: transition.order.as_ref().map(|order| order.via),
+        detail: transition.order.as_ref().map(|order| order.detail.as_str()),
     };
     Message {
-        topic: format!("standoff/{node}/camera/{}/alarm/{}/event", status.camera, status.rule),
+        topic: format!("{}/event", alarm_topic(node, &status.camera, &status.rule)),
         payload: payload(&json),
         qos: 1,
         retain: false,
         expiry: None,
     }
+}
+
+fn alarm_topic(node: &NodeId, camera: &CameraId, rule: &RuleId) -> String {
+    format!("standoff/{node}/camera/{camera}/alarm/{rule}")
+}
+
+/// Where the present value of something that can be set is said; it is set on the same topic with `/set`.
+pub fn setting_topic(node: &NodeId, camera: &CameraId, rule: &RuleId, setting: Setting) -> String {
+    format!("{}/{}", alarm_topic(node, camera, rule), setting.as_str())
+}
+
+/// The present values of all that can be set on a rule: plain text, retained. A rule without a warning distance
+/// has no message for it.
+pub fn settings(node: &NodeId, status: &RuleStatus) -> Vec<Message> {
+    let value = |setting| match setting {
+        Setting::AlarmM => millimetres(status.alarm_m).map(|metres| metres.to_string()),
+        Setting::WarningM => status.warning_m.and_then(millimetres).map(|metres| metres.to_string()),
+        Setting::Armed => Some(if status.armed { "ON" } else { "OFF" }.to_owned()),
+        Setting::Acknowledge => Some(
+            match &status.held {
+                None => "none",
+                Some(held) if held.acknowledged.is_some() => "acknowledged",
+                Some(_) => "unacknowledged",
+            }
+            .to_owned(),
+        ),
+        Setting::Shelve => {
+            Some(status.shelved_until.map_or_else(|| "OFF".to_owned(), |until| until.to_string()))
+        }
+    };
+    let message = |setting| {
+        Some(Message {
+            topic: setting_topic(node, &status.camera, &status.rule, setting),
+            payload: value(setting)?.into(),
+            qos: 1,
+            retain: true,
+            expiry: None,
+        })
+    };
+    Setting::ALL.into_iter().filter_map(message).collect()
 }
 
 /// From the capture of the picture to the decision.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::command::{Deed, Ordered};
 use super::ids::{CameraId, PairId, RuleId};
 use super::scene::{Distance, Reading};
 use crate::clock::{Timestamp, UtcMillis};
@@ -116,7 +117,7 @@ pub enum State {
     Warning,
     /// Within the alarm distance.
     Alarm,
-    /// Switched off by one of its conditions, and which.
+    /// Switched off by one of its conditions or by a person, and which or who.
     Disarmed(String),
 }
 
@@ -151,6 +152,13 @@ pub enum Evidence {
     Fresh,
     /// None does, and why.
     None(Reason),
+}
+
+/// A latched alarm: it is reported until it was acknowledged and its own evidence is calm.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// Who has acknowledged it; none while nobody has.
+    pub acknowledged: Option<Deed>,
 }
 
 /// How long one frame took at each stage.
@@ -191,6 +199,15 @@ pub struct RuleStatus {
     pub warning_m: Option<f64>,
     /// Alarm distance, metres.
     pub alarm_m: f64,
+    /// The latched alarm, if there is one. While the rule is disarmed it is hidden, not gone.
+    pub held: Option<Held>,
+    /// False while a person has the rule switched off without an end.
+    pub armed: bool,
+    /// Until when a person has the rule switched off.
+    pub shelved_until: Option<UtcMillis>,
+    /// The distance that separation by speed asked for in the newest picture, metres, when the rule does. The
+    /// alarm is entered below the larger of this and `alarm_m`.
+    pub separation_m: Option<f64>,
     /// When the state was entered.
     pub since: UtcMillis,
     /// When this was said.
@@ -219,6 +236,18 @@ pub enum Happening {
     Disarmed,
     /// Switched on again.
     Armed,
+    /// A person has seen the latched alarm.
+    Acknowledged,
+    /// A person has switched the rule off for a time.
+    Shelved,
+    /// That time is over, or a person has ended it.
+    Unshelved,
+    /// A person has switched the rule off without an end.
+    SwitchedOff,
+    /// A person has switched the rule on.
+    SwitchedOn,
+    /// A person has set a limit.
+    Settings,
 }
 
 impl Happening {
@@ -251,6 +280,8 @@ pub struct Transition {
     pub status: RuleStatus,
     /// How long the deciding frame took, when a frame decided.
     pub times: Option<StageTimes>,
+    /// Whose doing it was. Such an event leaves the state as it is: what follows from it is an event of its own.
+    pub order: Option<Ordered>,
 }
 
 /// The present distance of a pair.

@@ -1,6 +1,7 @@
 //! What travels between the rooms of the program: plain data with public fields, no behaviour that
 //! needs a clock, a file or a thread. Units are SI and stand in the names.
 
+pub mod command;
 pub mod event;
 pub mod features;
 pub mod frame;
@@ -9,9 +10,10 @@ pub mod scene;
 pub mod secret;
 pub mod snapshot;
 
+pub use command::{Command, CommandSender};
 pub use event::{
-    CameraHealth, CameraState, CameraStatus, Evidence, Happening, Level, PairStatus, Reason, RuleStatus,
-    StageTimes, State, Transition, Verdict,
+    CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, PairStatus, Reason,
+    RuleStatus, StageTimes, State, Transition, Verdict,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
