@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 8] = [
     &["daemon", "replay"],
     &["config"],
     &["ingest", "infer", "analysis", "publish", "console"],
-    &["slot", "outbox", "backend", "heads", "rules", "draw"],
+    &["slot", "outbox", "backend", "heads", "rules", "draw", "album"],
     &["geometry", "preprocess", "model"],
     &["types", "metrics", "telemetry", "heartbeat"],
     // One row with the above on the page; but time stamps are part of the types.

@@ -2,6 +2,7 @@
 //! gives an RGB image. Only [`save`] touches a disk.
 
 mod annotate;
+mod blur;
 mod canvas;
 mod plot;
 mod sheet;
@@ -16,6 +17,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 
 pub use annotate::{Annotation, Banner, LineMark, ThingMark, annotate};
+pub use blur::blur;
 pub use plot::{DistancePlot, PlotSample, plot_distance};
 pub use sheet::contact_sheet;
 pub use snapshot::{interval, overlays, thing_marks};
