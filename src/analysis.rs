@@ -4,14 +4,18 @@
 //! drives it live: it wakes on features or on the tick, so that a hung camera or backend is noticed by a
 //! thread that is not hung. It never touches a disk or a socket.
 
+mod reload;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::sync::watch;
+
+pub use reload::{Order, Reconfigure};
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
@@ -40,7 +44,7 @@ const RESAY: Duration = Duration::from_secs(4);
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 /// One camera as the analysis needs it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CameraSetup {
     /// Its name.
     pub id: CameraId,
@@ -88,6 +92,8 @@ struct CameraRun {
     analysed: VecDeque<Timestamp>,
     newest: Option<Timestamp>,
     said: Option<CameraStatus>,
+    /// Pictures that were taken before are another camera's of the same name.
+    born: Timestamp,
 }
 
 /// Names the events of one run.
@@ -142,6 +148,9 @@ impl Analysis {
         let Some(camera) = self.cameras.get_mut(&features.frame.camera) else {
             return output;
         };
+        if features.frame.captured < camera.born {
+            return output;
+        }
         let mut times = features.times;
         let started = clock::monotonic();
         let scene = see(&mut self.heads, &features);
@@ -181,7 +190,9 @@ impl Analysis {
         reason: Reason,
         around: &Surroundings,
     ) -> Output {
-        if let Some(camera) = self.cameras.get_mut(camera) {
+        if let Some(camera) = self.cameras.get_mut(camera)
+            && captured >= camera.born
+        {
             for rule in &mut camera.rules {
                 rule.latch.observe(now.mono, captured, Verdict::NoEvidence(reason));
             }
@@ -200,12 +211,7 @@ impl Analysis {
     pub fn stop(&mut self, now: Now) -> Output {
         let mut output = Output::default();
         for (id, camera) in &mut self.cameras {
-            for rule in &mut camera.rules {
-                rule.latch.set_disarmed(None);
-                rule.latch.tick(now.mono, Some(Reason::Stopping));
-                let occasion = Occasion { camera: id, utc: now.utc, resay: true, times: None };
-                rule.report(&occasion, &mut self.numbering, &mut output);
-            }
+            camera.end(id, now, &mut self.numbering, &mut output);
         }
         output
     }
@@ -243,7 +249,7 @@ fn fault(health: &CameraHealth) -> Option<Reason> {
         CameraState::Connecting => Some(health.reason.unwrap_or(Reason::Connecting)),
         CameraState::Stalled => Some(health.reason.unwrap_or(Reason::Stalled)),
         CameraState::Backoff | CameraState::Refused => Some(health.reason.unwrap_or(Reason::ConnectionLost)),
-        CameraState::Ended => Some(Reason::EndOfClip),
+        CameraState::Ended => Some(health.reason.unwrap_or(Reason::EndOfClip)),
     }
 }
 
@@ -263,7 +269,7 @@ pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
 impl CameraRun {
     fn new(setup: CameraSetup, start: UtcMillis) -> Self {
         let rules = setup.rules.iter().map(|settings| RuleRun::new(settings.clone(), start)).collect();
-        Self { setup, rules, analysed: VecDeque::new(), newest: None, said: None }
+        Self { setup, rules, analysed: VecDeque::new(), newest: None, said: None, born: Timestamp::default() }
     }
 
     fn judge(&mut self, now: Now, scene: &Scene, metric: &MetricScene, times: StageTimes) {
@@ -398,11 +404,14 @@ pub struct Wiring {
     pub outbox: Arc<Outbox>,
     /// Where to show things.
     pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    /// New configurations. The thread ends when nobody can give any more.
+    pub orders: Receiver<Order>,
     /// Beats on every wake-up.
     pub pulse: Pulse,
 }
 
-/// Starts the thread. It ends, and says of every rule that it is stopping, when the inference thread has ended.
+/// Starts the thread. It ends, and says of every rule that it is stopping, when the inference thread has ended or
+/// nobody can give it orders any more (a hung inference thread does not end).
 pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("analysis".into()).spawn(move || {
         loop {
@@ -412,6 +421,15 @@ pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHand
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             wiring.pulse.beat(clock::monotonic());
+            match wiring.orders.try_recv() {
+                Ok(order) => {
+                    wiring.deliver(analysis.reconfigure(clock::now(), order.new));
+                    // Whoever asked may have given up waiting.
+                    let _ = order.done.try_send(());
+                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => break,
+            }
             let around = wiring.look(&analysis);
             for seen in batch {
                 let now = clock::now();
@@ -482,7 +500,7 @@ mod tests {
         CameraId::new("dock").unwrap()
     }
 
-    fn analysis(when: Vec<Condition>) -> Analysis {
+    pub(super) fn setup(when: Vec<Condition>) -> CameraSetup {
         let pair = PairId::new("forklift_edge").unwrap();
         let to = PairEnd::Edge(EdgeId::new("dock_edge").unwrap());
         let rule = RuleSettings {
@@ -502,15 +520,19 @@ mod tests {
             when,
         };
         let pairs = vec![Pair { id: pair, from: ClassName::new("forklift").unwrap(), to }];
-        let setup = CameraSetup { id: camera(), site: Site { pairs, ..Site::default() }, rules: vec![rule] };
+        CameraSetup { id: camera(), site: Site { pairs, ..Site::default() }, rules: vec![rule] }
+    }
+
+    pub(super) fn analysis(when: Vec<Condition>) -> Analysis {
+        let setup = setup(when);
         Analysis::new("s".into(), TimeZone::UTC, vec![], vec![setup], UtcMillis(0))
     }
 
-    fn at(ms: u64) -> Now {
+    pub(super) fn at(ms: u64) -> Now {
         Now { mono: Timestamp::from_nanos(ms * 1_000_000), utc: UtcMillis(ms as i64) }
     }
 
-    fn features(ms: u64) -> Features {
+    pub(super) fn features(ms: u64) -> Features {
         let transform = PixelTransform {
             source_width: 14,
             source_height: 14,

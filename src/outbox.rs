@@ -22,6 +22,20 @@ pub enum Statement {
     Pair(PairStatus),
     /// Picture of a camera's last alarm.
     Picture(Picture),
+    /// There is nothing to say any more: it was taken out of the configuration.
+    Gone(Gone),
+}
+
+/// What was taken out of the configuration. Stays said (a broker that is away now must still be told later) until
+/// something of the same name comes back; only pairs are forgotten, because nothing retains them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Gone {
+    /// A rule, with its last words: unknown.
+    Rule(RuleStatus),
+    /// A camera.
+    Camera(CameraId),
+    /// A pair.
+    Pair(CameraId, PairId),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +50,12 @@ enum Subject {
 impl Statement {
     fn subject(&self) -> Subject {
         match self {
-            Self::Rule(status) => Subject::Rule(status.camera.clone(), status.rule.clone()),
+            Self::Rule(status) | Self::Gone(Gone::Rule(status)) => {
+                Subject::Rule(status.camera.clone(), status.rule.clone())
+            }
             Self::Camera(status) => Subject::Camera(status.camera.clone()),
+            Self::Gone(Gone::Camera(id)) => Subject::Camera(id.clone()),
+            Self::Gone(Gone::Pair(camera, pair)) => Subject::Pair(camera.clone(), pair.clone()),
             Self::Pair(status) => Subject::Pair(status.camera.clone(), status.pair.clone()),
             Self::Picture(picture) => Subject::Picture(picture.camera.clone()),
         }
@@ -82,7 +100,14 @@ impl Outbox {
     pub fn say(&self, statement: Statement) {
         let mut inner = self.lock();
         let generation = inner.generation + 1;
-        inner.statements.insert(statement.subject(), (generation, statement));
+        if let Statement::Gone(Gone::Camera(id)) = &statement {
+            inner.statements.remove(&Subject::Picture(id.clone()));
+        }
+        if let Statement::Gone(Gone::Pair(..)) = statement {
+            inner.statements.remove(&statement.subject());
+        } else {
+            inner.statements.insert(statement.subject(), (generation, statement));
+        }
         self.announce(inner);
     }
 
@@ -94,17 +119,6 @@ impl Outbox {
             inner.first_event += 1;
         }
         inner.events.push_back(event);
-        self.announce(inner);
-    }
-
-    /// Forgets all statements about a camera that was taken away.
-    pub fn forget(&self, camera: &CameraId) {
-        let mut inner = self.lock();
-        inner.statements.retain(|subject, _| match subject {
-            Subject::Camera(id) | Subject::Rule(id, _) | Subject::Pair(id, _) | Subject::Picture(id) => {
-                id != camera
-            }
-        });
         self.announce(inner);
     }
 
@@ -249,8 +263,11 @@ mod tests {
         outbox.say(camera("b", 4));
         assert_eq!(reader.new_statements(), [camera("b", 4)]);
         assert_eq!(reader.all_statements().len(), 2);
-        outbox.forget(&CameraId::new("a").unwrap());
-        assert_eq!(reader.all_statements(), [camera("b", 4)]);
+        let gone = Statement::Gone(Gone::Camera(CameraId::new("a").unwrap()));
+        outbox.say(gone.clone());
+        assert_eq!(reader.all_statements(), [gone, camera("b", 4)]);
+        outbox.say(camera("a", 5));
+        assert_eq!(reader.all_statements(), [camera("a", 5), camera("b", 4)]);
     }
 
     #[test]

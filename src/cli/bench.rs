@@ -86,11 +86,12 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
         let bytes: usize = output
             .statements
             .iter()
-            .map(|statement| match statement {
-                Statement::Rule(status) => message::alarm(&config.node, status),
-                Statement::Camera(status) => message::health(&config.node, status),
-                Statement::Pair(status) => message::pair(&config.node, status),
-                Statement::Picture(picture) => message::picture(&config.node, picture),
+            .filter_map(|statement| match statement {
+                Statement::Rule(status) => Some(message::alarm(&config.node, status)),
+                Statement::Camera(status) => Some(message::health(&config.node, status)),
+                Statement::Pair(status) => Some(message::pair(&config.node, status)),
+                Statement::Picture(picture) => Some(message::picture(&config.node, picture)),
+                Statement::Gone(_) => None,
             })
             .chain(output.transitions.iter().map(|event| message::event(&config.node, event)))
             .map(|message| message.payload.len())

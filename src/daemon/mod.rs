@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use jiff::tz::TimeZone;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::analysis::{self, Analysis, CameraSetup, Surroundings, Wiring};
+use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::Config;
@@ -50,6 +50,7 @@ pub struct Daemon {
     stop_infer: Arc<AtomicBool>,
     infer: JoinHandle<()>,
     analysis: JoinHandle<()>,
+    orders: SyncSender<Order>,
     sinks: Sinks,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     spec: BackendSpec,
@@ -94,6 +95,7 @@ impl Daemon {
 
         let (seen_sender, seen) = sync_channel(1);
         let (snapshot_sender, snapshots) = watch::channel(None);
+        let (orders, orders_of) = sync_channel(1);
         let wiring = Wiring {
             seen,
             health: health.clone(),
@@ -101,6 +103,7 @@ impl Daemon {
             inputs: inputs.clone(),
             outbox: outbox.clone(),
             snapshots: snapshot_sender,
+            orders: orders_of,
             pulse: heart.pulse(Part::Analysis, clock::monotonic()),
         };
         let analysis = analysis::spawn(analysis, wiring)?;
@@ -108,8 +111,18 @@ impl Daemon {
         let pulse = heart.pulse(Part::Infer, clock::monotonic());
         let infer = infer::spawn(backend, slots.clone(), seen_sender, stop_infer.clone(), pulse)?;
 
-        let mut daemon =
-            Self { runtime, cameras: vec![], stop_infer, infer, analysis, sinks, snapshots, spec, heart };
+        let mut daemon = Self {
+            runtime,
+            cameras: vec![],
+            stop_infer,
+            infer,
+            analysis,
+            orders,
+            sinks,
+            snapshots,
+            spec,
+            heart,
+        };
         for camera in &config.cameras {
             let started = ingest::spawn(
                 camera.id.clone(),

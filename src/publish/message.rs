@@ -58,6 +58,11 @@ fn switch(topic: String, online: bool) -> Message {
     Message { topic, payload: payload.into(), qos: 1, retain: true, expiry: None }
 }
 
+/// Takes back what the broker keeps on a topic.
+pub fn cleared(topic: String) -> Message {
+    Message { topic, payload: vec![], qos: 1, retain: true, expiry: None }
+}
+
 #[derive(Serialize)]
 struct Identity<'a> {
     v: u32,

@@ -24,7 +24,7 @@ use super::pace::Pace;
 use super::trouble::{Line, Trouble};
 use crate::clock::{self, Timestamp};
 use crate::heartbeat::Pulse;
-use crate::outbox::{OutboxReader, Statement};
+use crate::outbox::{Gone, OutboxReader, Statement};
 use crate::slot::InputBoard;
 use crate::types::{CameraId, NodeId};
 
@@ -298,6 +298,23 @@ impl Sink {
                 link.push(message::health(&self.node, &status));
             }
             Statement::Picture(picture) => link.push(message::picture(&self.node, &picture)),
+            // The last word first: not every subscriber takes an empty message for an answer.
+            Statement::Gone(Gone::Rule(status)) => {
+                let last = message::alarm(&self.node, &status);
+                let topic = last.topic.clone();
+                link.push(last);
+                link.push(message::cleared(topic));
+            }
+            Statement::Gone(Gone::Camera(camera)) => {
+                self.available.remove(&camera);
+                let last = message::availability(&self.node, &camera, false);
+                let topic = last.topic.clone();
+                link.push(last);
+                link.push(message::cleared(topic));
+                link.push(message::cleared(message::picture_topic(&self.node, &camera)));
+            }
+            // Nothing of a pair is kept by the broker.
+            Statement::Gone(Gone::Pair(..)) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::outbox::Statement;
+use crate::outbox::{Gone, Statement};
 use crate::types::{DistanceKind, PairStatus, Reading};
 
 /// A pair or camera of which nothing changes is sent this often.
@@ -29,7 +29,15 @@ impl Pace {
     /// Gives the statement back if it is to be sent now; otherwise keeps it for [`Pace::due`].
     pub fn offer(&mut self, now: Timestamp, statement: Statement) -> Option<Statement> {
         let subject: Subject = match &statement {
-            Statement::Rule(_) | Statement::Picture(_) => return Some(statement),
+            Statement::Rule(_) | Statement::Picture(_) | Statement::Gone(Gone::Rule(_) | Gone::Pair(..)) => {
+                return Some(statement);
+            }
+            Statement::Gone(Gone::Camera(id)) => {
+                // What is held back about it is not sent any more.
+                self.sent.retain(|(camera, _), _| camera != id.as_str());
+                self.waiting.retain(|(camera, _), _| camera != id.as_str());
+                return Some(statement);
+            }
             Statement::Pair(pair) => (pair.camera.to_string(), Some(pair.pair.to_string())),
             Statement::Camera(camera) => (camera.camera.to_string(), None),
         };

@@ -50,7 +50,7 @@ pub enum Reason {
     CutByPictureEdge,
     /// The thing's place on the floor cannot be told.
     NotLocated,
-    /// The daemon is stopping.
+    /// The daemon is stopping, or is not to watch this any more.
     Stopping,
 }
 
