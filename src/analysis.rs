@@ -96,19 +96,6 @@ struct CameraRun {
     born: Timestamp,
 }
 
-/// Names the events of one run.
-struct Numbering {
-    session: String,
-    seq: u64,
-}
-
-impl Numbering {
-    fn next(&mut self) -> (String, u64) {
-        self.seq += 1;
-        (format!("{}-{}", self.session, self.seq), self.seq)
-    }
-}
-
 /// When and about which camera something is said.
 struct Occasion<'a> {
     camera: &'a CameraId,
@@ -121,7 +108,6 @@ struct Occasion<'a> {
 
 /// The whole analysis of a daemon, or of a replay.
 pub struct Analysis {
-    numbering: Numbering,
     zone: TimeZone,
     heads: Vec<Box<dyn Head>>,
     cameras: BTreeMap<CameraId, CameraRun>,
@@ -129,9 +115,8 @@ pub struct Analysis {
 }
 
 impl Analysis {
-    /// For these cameras. `session` makes this run's event ids unique; `zone` is the zone of time windows.
+    /// For these cameras. `zone` is the zone of time windows.
     pub fn new(
-        session: String,
         zone: TimeZone,
         heads: Vec<Box<dyn Head>>,
         setups: Vec<CameraSetup>,
@@ -139,7 +124,7 @@ impl Analysis {
     ) -> Self {
         let cameras =
             setups.into_iter().map(|setup| (setup.id.clone(), CameraRun::new(setup, start))).collect();
-        Self { numbering: Numbering { session, seq: 0 }, zone, heads, cameras, resaid: None }
+        Self { zone, heads, cameras, resaid: None }
     }
 
     /// Takes one frame's features.
@@ -211,7 +196,7 @@ impl Analysis {
     pub fn stop(&mut self, now: Now) -> Output {
         let mut output = Output::default();
         for (id, camera) in &mut self.cameras {
-            camera.end(id, now, &mut self.numbering, &mut output);
+            camera.end(id, now, &mut output);
         }
         output
     }
@@ -235,7 +220,7 @@ impl Analysis {
                 rule.latch.set_disarmed(when::disarmed(&rule.settings.when, &around.topics, local));
                 let times = deciding.filter(|(camera, _)| *camera == id).map(|(_, times)| times);
                 let occasion = Occasion { camera: id, utc: now.utc, resay, times };
-                rule.report(&occasion, &mut self.numbering, output);
+                rule.report(&occasion, output);
             }
             camera.report(id, now, around, resay, output);
         }
@@ -365,7 +350,7 @@ impl RuleRun {
     }
 
     /// Says the state when it changed, or when it is time to say it again. A change of its word is an event.
-    fn report(&mut self, occasion: &Occasion<'_>, numbering: &mut Numbering, output: &mut Output) {
+    fn report(&mut self, occasion: &Occasion<'_>, output: &mut Output) {
         let state = self.latch.state();
         let event = state.word() != self.said.word();
         if event {
@@ -375,10 +360,9 @@ impl RuleRun {
             output.statements.push(Statement::Rule(self.status(occasion.camera, occasion.utc)));
         }
         if event {
-            let (event_id, seq) = numbering.next();
             output.transitions.push(Transition {
-                event_id,
-                seq,
+                event_id: String::new(),
+                seq: 0,
                 what: Happening::of_change(&self.said, &state),
                 from: self.said.clone(),
                 status: self.status(occasion.camera, occasion.utc),
@@ -525,7 +509,7 @@ mod tests {
 
     pub(super) fn analysis(when: Vec<Condition>) -> Analysis {
         let setup = setup(when);
-        Analysis::new("s".into(), TimeZone::UTC, vec![], vec![setup], UtcMillis(0))
+        Analysis::new(TimeZone::UTC, vec![], vec![setup], UtcMillis(0))
     }
 
     pub(super) fn at(ms: u64) -> Now {
@@ -623,10 +607,7 @@ mod tests {
         let output = analysis.tick(at(0), &around);
         assert_eq!(states(&output), [State::Disarmed("trailer docked".into())]);
         assert_eq!(output.transitions.len(), 1);
-        assert_eq!(
-            (output.transitions[0].event_id.as_str(), output.transitions[0].from.word()),
-            ("s-1", "unknown")
-        );
+        assert_eq!(output.transitions[0].from.word(), "unknown");
         let output = analysis.stop(at(100));
         assert_eq!(states(&output), [State::Unknown(Reason::Stopping)]);
     }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::Add;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,41 @@ impl Now {
     }
 }
 
+/// A moment that can still be aged after this process, or the machine, has started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Names one boot of the machine; 0 when the machine does not say.
+    pub boot: u128,
+    /// Since that boot, time asleep included (`CLOCK_BOOTTIME`).
+    pub uptime: Duration,
+    /// Time of day, which may have been wrong.
+    pub utc: UtcMillis,
+}
+
+impl Stamp {
+    /// How long ago `earlier` was. Within one boot by its clock, else by the time of day; none when that has
+    /// gone backwards.
+    pub fn age_of(&self, earlier: &Self) -> Option<Duration> {
+        if self.boot == earlier.boot && self.boot != 0 {
+            return self.uptime.checked_sub(earlier.uptime);
+        }
+        u64::try_from(self.utc.0.checked_sub(earlier.utc.0)?).ok().map(Duration::from_millis)
+    }
+}
+
+/// Reads the clocks that survive a restart.
+pub fn stamp() -> Stamp {
+    static BOOT: OnceLock<u128> = OnceLock::new();
+    let boot = *BOOT.get_or_init(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
+    });
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let uptime = Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0));
+    Stamp { boot, uptime, utc: utc() }
+}
+
 /// Reads both clocks.
 pub fn now() -> Now {
     Now { mono: monotonic(), utc: utc() }
@@ -113,6 +149,20 @@ mod tests {
         assert_eq!(a.since(Timestamp::from_nanos(9)), Duration::ZERO);
         assert_eq!(a.minus(Duration::from_secs(1)), Timestamp::from_nanos(0));
         assert_eq!((a + Duration::MAX).as_nanos(), u64::MAX);
+    }
+
+    #[test]
+    fn age_is_by_the_boot_clock_and_across_boots_by_the_time_of_day() {
+        let at = |boot, uptime_s, utc_ms| Stamp {
+            boot,
+            uptime: Duration::from_secs(uptime_s),
+            utc: UtcMillis(utc_ms),
+        };
+        assert_eq!(at(1, 90, 0).age_of(&at(1, 30, 999_000)), Some(Duration::from_secs(60)));
+        assert_eq!(at(2, 5, 10_000).age_of(&at(1, 30, 7_000)), Some(Duration::from_secs(3)));
+        assert_eq!(at(2, 5, 6_000).age_of(&at(1, 30, 7_000)), None, "the time of day went backwards");
+        let (first, second) = (stamp(), stamp());
+        assert!(second.age_of(&first).is_some_and(|age| age < Duration::from_secs(60)));
     }
 
     #[test]

@@ -178,7 +178,7 @@ fn what_people_have_done_is_as_the_page_says() {
             times: None,
             order: Some(ordered),
         };
-        let value = json(&message::event(&node(), &transition));
+        let value = json(&message::event(&node(), &transition, false));
         check(&page["event"].1, &value);
         assert_eq!((&value["by"], &value["via"]), (&json!("ann"), &json!("socket")));
     }
@@ -200,9 +200,12 @@ fn every_change_is_as_the_page_says() {
                     times,
                     order: None,
                 };
-                let message = message::event(&node(), &transition);
+                let message = message::event(&node(), &transition, false);
                 check(schema, &json(&message));
                 assert_eq!(message.topic, "standoff/n/camera/c/alarm/r/event");
+                let late = message::event(&node(), &transition, true);
+                assert_eq!(late.topic, "standoff/n/camera/c/alarm/r/late");
+                assert_eq!(late.payload, message.payload);
                 assert!(!message.retain && message.qos == 1);
             }
         }

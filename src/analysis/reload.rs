@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::SyncSender;
 
-use super::{Analysis, CameraRun, CameraSetup, Numbering, Occasion, Output, RuleRun};
+use super::{Analysis, CameraRun, CameraSetup, Occasion, Output, RuleRun};
 use crate::clock::Now;
 use crate::geometry::{PairEnd, Site};
 use crate::heads::Head;
@@ -40,7 +40,7 @@ impl Analysis {
             self.cameras.keys().filter(|id| !stays(id) || new.fresh.contains(id)).cloned().collect();
         for id in leaving {
             let Some(mut camera) = self.cameras.remove(&id) else { continue };
-            camera.end(&id, now, &mut self.numbering, &mut output);
+            camera.end(&id, now, &mut output);
             if !stays(&id) {
                 camera.be_forgotten(id, now, &mut output);
             }
@@ -48,7 +48,7 @@ impl Analysis {
         for setup in new.cameras {
             match self.cameras.get_mut(&setup.id) {
                 Some(camera) if camera.setup == setup => {}
-                Some(camera) => camera.follow(setup, now, &mut self.numbering, &mut output),
+                Some(camera) => camera.follow(setup, now, &mut output),
                 None => {
                     let mut camera = CameraRun::new(setup, now.utc);
                     camera.born = now.mono;
@@ -65,9 +65,9 @@ impl Analysis {
 
 impl CameraRun {
     /// Says of every rule that nothing is known any more, because the watching ends.
-    pub(super) fn end(&mut self, id: &CameraId, now: Now, numbering: &mut Numbering, output: &mut Output) {
+    pub(super) fn end(&mut self, id: &CameraId, now: Now, output: &mut Output) {
         for rule in &mut self.rules {
-            rule.end(id, now, numbering, output);
+            rule.end(id, now, output);
         }
     }
 
@@ -80,7 +80,7 @@ impl CameraRun {
     }
 
     /// Goes on with other rules or another site. A rule whose settings and meaning are as before keeps its state.
-    fn follow(&mut self, setup: CameraSetup, now: Now, numbering: &mut Numbering, output: &mut Output) {
+    fn follow(&mut self, setup: CameraSetup, now: Now, output: &mut Output) {
         let id = setup.id.clone();
         let old = std::mem::replace(&mut self.setup, setup);
         let mut before = std::mem::take(&mut self.rules);
@@ -104,7 +104,7 @@ impl CameraRun {
             });
         }
         for mut rule in before {
-            rule.end(&id, now, numbering, output);
+            rule.end(&id, now, output);
             output.statements.push(Statement::Gone(Gone::Rule(rule.status(&id, now.utc))));
         }
         for pair in &old.site.pairs {
@@ -116,11 +116,11 @@ impl CameraRun {
 }
 
 impl RuleRun {
-    fn end(&mut self, camera: &CameraId, now: Now, numbering: &mut Numbering, output: &mut Output) {
+    fn end(&mut self, camera: &CameraId, now: Now, output: &mut Output) {
         self.latch.set_disarmed(None);
         self.latch.tick(now.mono, Some(Reason::Stopping));
         let occasion = Occasion { camera, utc: now.utc, resay: true, times: None };
-        self.report(&occasion, numbering, output);
+        self.report(&occasion, output);
     }
 }
 

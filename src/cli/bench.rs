@@ -64,7 +64,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     let mut with_heads = backend::open(&settings)?;
     settings.heads = vec![];
     let mut without_heads = backend::open(&settings)?;
-    let mut analysis = daemon::analysis_of(&config, "bench".into())?;
+    let mut analysis = daemon::analysis_of(&config)?;
     let mut times = Times { decode: vec![decode], ..Times::default() };
     let bar = progress::bar(Some(frames.len() as u64), "frames");
 
@@ -93,7 +93,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
                 Statement::Picture(picture) => Some(message::picture(&config.node, picture)),
                 Statement::Gone(_) => None,
             })
-            .chain(output.transitions.iter().map(|event| message::event(&config.node, event)))
+            .chain(output.transitions.iter().map(|event| message::event(&config.node, event, false)))
             .map(|message| message.payload.len())
             .sum();
         times.publish.push(clock::monotonic().since(started));

@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// What a configuration says, in a line for the daemon and one a camera.
 pub fn summary(config: &Config) -> String {
-    let Config { node, model, mqtt, cameras } = config;
+    let Config { node, model, mqtt, cameras, .. } = config;
     let (width, height) = (model.input_width, model.input_height);
     let mut lines = vec![format!(
         "  node {node}, model {} at {width}x{height}, broker {}:{}",

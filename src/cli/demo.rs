@@ -69,6 +69,7 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     let (host, port) = broker(arguments.mqtt.as_deref())?;
     config.mqtt.host = host.clone();
     config.mqtt.port = port;
+    config.state_dir = folder.path.join("state");
     for camera in &mut config.cameras {
         camera.source = CameraSource::Rtsp(RtspSource::new(StreamUrl::parse(server.url(), None, None)?));
     }

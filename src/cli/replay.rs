@@ -79,7 +79,7 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
 
     let settings = BackendSettings { max_batch: 1, ..config.model.backend(heads::shipped::graph_heads()?) };
     let mut backend = backend::open(&settings)?;
-    let mut analysis = daemon::analysis_of(&config, "replay".into())?;
+    let mut analysis = daemon::analysis_of(&config)?;
     let clip = Clip::open(&arguments.clip, setup.id.clone())?;
     let bar = progress::bar(clip.frame_count(), "frames");
 

@@ -99,6 +99,12 @@ pub(super) static FILE: Section = Section {
         ),
         optional("model", Kind::Section(&MODEL), "The model that looks at the pictures."),
         optional("mqtt", Kind::Section(&MQTT), "The broker that alarms go to."),
+        optional(
+            "state_dir",
+            Kind::Path,
+            "Folder for what must survive a restart; one daemon each. Without it `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/standoff`, else `~/.local/state/standoff`, else `/var/lib/standoff`.",
+        ),
+        optional("outbox", Kind::Section(&OUTBOX), "How events wait for the broker."),
         required("cameras", Kind::Named(&CAMERA), "The cameras, each by a name that appears in topics."),
     ],
 };
@@ -151,6 +157,36 @@ static MQTT: Section = Section {
             Kind::Duration { min_ms: 2000, max_ms: 600_000 },
             "15s",
             "A broker that is silent for one and a half times as long is given up and connected again.",
+        ),
+    ],
+};
+
+static OUTBOX: Section = Section {
+    about: "How events wait for the broker: on disk, until it acknowledges them.",
+    keys: &[
+        default(
+            "max_size_mib",
+            Kind::Integer { min: 1, max: 256 },
+            "16",
+            "Space that is reserved on disk at the start, MiB. When it is full of events that nobody took, the oldest go and are counted. 1 MiB holds about a thousand.",
+        ),
+        default(
+            "max_age",
+            Kind::Duration { min_ms: 60_000, max_ms: 30 * 86_400_000 },
+            "168h",
+            "An event that nobody took for so long is dropped and counted.",
+        ),
+        default(
+            "max_event_age",
+            Kind::Duration { min_ms: 1_000, max_ms: 86_400_000 },
+            "60s",
+            "An older event goes to the topic `late` instead of `event`, so that no siren answers the past.",
+        ),
+        default(
+            "resend",
+            Kind::Duration { min_ms: 0, max_ms: 600_000 },
+            "30s",
+            "What was acknowledged within this time is sent again to a broker that has forgotten us: it may have died before it passed it on.",
         ),
     ],
 };

@@ -21,6 +21,7 @@ use crate::backend::BackendSettings;
 use crate::geometry::Site;
 use crate::ingest::CameraSource;
 use crate::model::graph::GraphHead;
+use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::rules::RuleSettings;
 use crate::types::{CameraId, NodeId};
@@ -33,10 +34,14 @@ pub use problem::{Origin, Problem, Problems};
 pub struct Config {
     /// Name of this daemon in topics and messages.
     pub node: NodeId,
+    /// Where things are kept that must survive a restart.
+    pub state_dir: PathBuf,
     /// The model.
     pub model: ModelSettings,
     /// The broker.
     pub mqtt: MqttSettings,
+    /// How events wait for the broker.
+    pub outbox: OutboxSettings,
     /// At least one camera, in the order of the file.
     pub cameras: Vec<Camera>,
 }

@@ -14,6 +14,7 @@ use crate::geometry::calibration::{self, Calibration, FloorPoint};
 use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, RtspSource, StreamUrl};
+use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings};
@@ -38,7 +39,41 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
     }
     let cameras: Vec<Camera> =
         cameras.iter().filter_map(|(name, section)| camera(name, section, around)).collect();
-    Some(Config { node: node?, model: model?, mqtt: mqtt?, cameras })
+    let outbox = file.section("outbox").and_then(|section| outbox(&section));
+    let state_dir = state_dir(&file, around);
+    Some(Config { node: node?, state_dir, model: model?, mqtt: mqtt?, outbox: outbox?, cameras })
+}
+
+fn state_dir(file: &Reader<'_>, around: &Surroundings) -> PathBuf {
+    if let Some(path) = file.text("state_dir") {
+        return around.folder.join(path);
+    }
+    let variable = |wanted: &str| {
+        let found = around.variables.iter().find(|(name, value)| name == wanted && !value.is_empty());
+        found.map(|(_, value)| value.as_str())
+    };
+    // systemd lists several folders with colons between.
+    if let Some(path) = variable("STATE_DIRECTORY").and_then(|list| list.split(':').next()) {
+        return path.into();
+    }
+    if let Some(path) = variable("XDG_STATE_HOME") {
+        return Path::new(path).join("standoff");
+    }
+    match variable("HOME") {
+        Some(path) => Path::new(path).join(".local/state/standoff"),
+        None => "/var/lib/standoff".into(),
+    }
+}
+
+fn outbox(section: &Reader<'_>) -> Option<OutboxSettings> {
+    let (max_age, max_event_age) = (section.duration("max_age"), section.duration("max_event_age"));
+    let (max_size_mib, resend) = (section.integer("max_size_mib"), section.duration("resend"));
+    Some(OutboxSettings {
+        max_bytes: max_size_mib? << 20,
+        max_age: max_age?,
+        max_event_age: max_event_age?,
+        resend: resend?,
+    })
 }
 
 fn node(file: &Reader<'_>, around: &Surroundings) -> Option<NodeId> {

@@ -78,7 +78,7 @@ impl Daemon {
         let outbox = Arc::new(Outbox::default());
         let heart = Arc::new(Heart::default());
 
-        let mut analysis = analysis_of(config, uuid::Uuid::new_v4().simple().to_string())?;
+        let mut analysis = analysis_of(config)?;
         let sinks = Sinks::start(config, &runtime, &outbox, &inputs, &heart);
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
@@ -196,7 +196,7 @@ impl Sinks {
         let mqtt = mqtt::spawn(
             config.mqtt.clone(),
             config.node.clone(),
-            outbox.reader(),
+            outbox.reader("mqtt"),
             inputs.clone(),
             topics,
             stopped,
@@ -223,15 +223,15 @@ impl Sinks {
     }
 }
 
-/// The analysis of a configuration, with the shipped heads. `session` makes its event ids unique.
-pub fn analysis_of(config: &Config, session: String) -> Result<Analysis, HeadError> {
+/// The analysis of a configuration, with the shipped heads.
+pub fn analysis_of(config: &Config) -> Result<Analysis, HeadError> {
     let setups = config.cameras.iter().map(|camera| CameraSetup {
         id: camera.id.clone(),
         site: camera.site.clone(),
         rules: camera.rules.clone(),
     });
     let heads = heads::shipped::heads(&classes(config))?;
-    Ok(Analysis::new(session, TimeZone::system(), heads, setups.collect(), clock::utc()))
+    Ok(Analysis::new(TimeZone::system(), heads, setups.collect(), clock::utc()))
 }
 
 /// The classes that any pair of the configuration speaks of.

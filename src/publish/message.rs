@@ -223,8 +223,10 @@ struct EventJson<'a> {
     detail: Option<&'a str>,
 }
 
-/// Something that happened to a rule: not retained, delivered until the broker acknowledges it.
-pub fn event(node: &NodeId, transition: &Transition) -> Message {
+/// Something that happened to a rule: not retained, delivered until the broker acknowledges it. What is
+/// `late` has a topic of its own.
+pub fn event(node: &NodeId, transition: &Transition, late: bool) -> Message {
+    let topic = if late { "late" } else { "event" };
     let status = &transition.status;
     let json = EventJson {
         facts: Facts::new(node, status),
@@ -238,7 +240,7 @@ pub fn event(node: &NodeId, transition: &Transition) -> Message {
         detail: transition.order.as_ref().map(|order| order.detail.as_str()),
     };
     Message {
-        topic: format!("{}/event", alarm_topic(node, &status.camera, &status.rule)),
+        topic: format!("{}/{topic}", alarm_topic(node, &status.camera, &status.rule)),
         payload: payload(&json),
         qos: 1,
         retain: false,

@@ -24,7 +24,7 @@ use super::pace::Pace;
 use super::trouble::{Line, Trouble};
 use crate::clock::{self, Timestamp};
 use crate::heartbeat::Pulse;
-use crate::outbox::{Gone, OutboxReader, Statement};
+use crate::outbox::{Gone, OutboxReader, Statement, Waiting};
 use crate::slot::InputBoard;
 use crate::types::{CameraId, NodeId};
 
@@ -218,7 +218,7 @@ impl Sink {
                     Incoming::ConnAck(_) => self.greet(link, now),
                     Incoming::PubAck(ack) => {
                         if let Some(number) = link.acknowledged(ack.pkid) {
-                            self.reader.delivered(number);
+                            self.reader.delivered(number, now);
                         }
                         self.say_events(link);
                     }
@@ -319,9 +319,9 @@ impl Sink {
     }
 
     fn say_events(&mut self, link: &mut Link) {
-        for (number, transition) in self.reader.pending_events(EVENTS_MAX) {
+        for Waiting { number, event, late } in self.reader.pending_events(&clock::stamp(), EVENTS_MAX) {
             if number >= link.next_event {
-                link.push_event(number, message::event(&self.node, &transition));
+                link.push_event(number, message::event(&self.node, &event, late));
             }
         }
     }

@@ -268,9 +268,9 @@ impl Happening {
 /// Something that happened to a rule, most often a change of its state. Happens once, is never replaced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Transition {
-    /// Unique, so that repeats are harmless.
+    /// Unique, so that repeats are harmless: `<epoch>-<seq>`. The outbox gives it; empty before.
     pub event_id: String,
-    /// Counts this run's transitions from 1.
+    /// Counts the events of an epoch from 1, across restarts. The outbox gives it; 0 before.
     pub seq: u64,
     /// What happened.
     pub what: Happening,

@@ -227,6 +227,7 @@ impl Standoff {
         let mut child = Command::new(env!("CARGO_BIN_EXE_standoff"))
             .arg("run")
             .arg(&file)
+            .env("STATE_DIRECTORY", folder.path().join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
