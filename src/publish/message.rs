@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::clock::UtcMillis;
 use crate::types::command::{Setting, Via};
 use crate::types::{
-    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, NodeId, PairStatus,
-    Picture, Reading, RuleId, RuleStatus, StageTimes, State, Transition,
+    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, NodeId, PairId,
+    PairStatus, Picture, Reading, RuleId, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -45,7 +45,12 @@ pub fn status(node: &NodeId, online: bool) -> Message {
 
 /// Whether a camera gives pictures.
 pub fn availability(node: &NodeId, camera: &CameraId, online: bool) -> Message {
-    switch(format!("standoff/{node}/camera/{camera}/availability"), online)
+    switch(availability_topic(node, camera), online)
+}
+
+/// Topic on which it is said whether a camera gives pictures.
+pub fn availability_topic(node: &NodeId, camera: &CameraId) -> String {
+    format!("standoff/{node}/camera/{camera}/availability")
 }
 
 /// Whether a camera counts as available.
@@ -248,7 +253,8 @@ pub fn event(node: &NodeId, transition: &Transition, late: bool) -> Message {
     }
 }
 
-fn alarm_topic(node: &NodeId, camera: &CameraId, rule: &RuleId) -> String {
+/// Topic of the present state of a rule; its events lie below.
+pub fn alarm_topic(node: &NodeId, camera: &CameraId, rule: &RuleId) -> String {
     format!("standoff/{node}/camera/{camera}/alarm/{rule}")
 }
 
@@ -328,7 +334,7 @@ pub fn pair(node: &NodeId, status: &PairStatus) -> Message {
         captured_ts: status.captured.0,
     };
     Message {
-        topic: format!("standoff/{node}/camera/{}/pair/{}", status.camera, status.pair),
+        topic: pair_topic(node, &status.camera, &status.pair),
         payload: payload(&json),
         qos: 0,
         retain: false,
@@ -362,12 +368,27 @@ pub fn health(node: &NodeId, status: &CameraStatus) -> Message {
         connects: status.connects,
     };
     Message {
-        topic: format!("standoff/{node}/camera/{}/health", status.camera),
+        topic: health_topic(node, &status.camera),
         payload: payload(&json),
         qos: 0,
         retain: false,
         expiry: Some(PAIR_EXPIRY),
     }
+}
+
+/// Topic of a pair's distance.
+pub fn pair_topic(node: &NodeId, camera: &CameraId, pair: &PairId) -> String {
+    format!("standoff/{node}/camera/{camera}/pair/{pair}")
+}
+
+/// Topic of how a camera is.
+pub fn health_topic(node: &NodeId, camera: &CameraId) -> String {
+    format!("standoff/{node}/camera/{camera}/health")
+}
+
+/// Topic of how the daemon is.
+pub fn daemon_health_topic(node: &NodeId) -> String {
+    format!("standoff/{node}/health")
 }
 
 /// The picture of a camera's last alarm: retained.

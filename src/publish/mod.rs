@@ -3,6 +3,8 @@
 //! `message` is the only place that knows the JSON on the wire, `mqtt` the only one that knows rumqttc, `pace`
 //! says which distances are worth sending.
 
+pub mod announce;
+pub mod discovery;
 pub mod message;
 pub mod mqtt;
 pub mod pace;
