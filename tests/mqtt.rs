@@ -104,12 +104,8 @@ impl Broker {
 
     fn settings(&self) -> MqttSettings {
         MqttSettings {
-            host: "127.0.0.1".into(),
-            port: self.port,
-            username: None,
-            password: None,
-            client_id: "standoff-n".into(),
             keep_alive: Duration::from_secs(2),
+            ..MqttSettings::plain("127.0.0.1", self.port, "standoff-n")
         }
     }
 }
@@ -215,8 +211,15 @@ impl Sink {
         let node = NodeId::new("n").unwrap();
         let (topics, watched) = watch::channel(vec!["dock/3/trailer".to_owned()]);
         let pulse = Arc::new(Heart::default()).pulse(Part::Mqtt, clock::monotonic());
-        let task =
-            mqtt::spawn(settings, node, outbox.reader("mqtt"), inputs.clone(), watched, stopped, pulse);
+        let wiring = mqtt::Wiring {
+            node,
+            reader: outbox.reader("mqtt"),
+            inputs: inputs.clone(),
+            watch_topics: watched,
+            shutdown: stopped,
+            pulse,
+        };
+        let task = mqtt::spawn(settings, wiring);
         Self { outbox, inputs, topics, shutdown, task }
     }
 
@@ -349,14 +352,7 @@ async fn a_daemon_without_a_broker_stops_at_once() {
 }
 
 fn unreachable() -> MqttSettings {
-    MqttSettings {
-        host: "127.0.0.1".into(),
-        port: 1,
-        username: None,
-        password: None,
-        client_id: "c".into(),
-        keep_alive: Duration::from_secs(2),
-    }
+    MqttSettings { keep_alive: Duration::from_secs(2), ..MqttSettings::plain("127.0.0.1", 1, "c") }
 }
 
 #[tokio::test]

@@ -143,14 +143,45 @@ static MQTT: Section = Section {
     about: "The broker that alarms go to. Topics and messages: [mqtt.md](mqtt.md).",
     keys: &[
         default("host", Kind::Text, "127.0.0.1", "Name or address of the broker."),
-        default("port", Kind::Integer { min: 1, max: 65535 }, "1883", "Its port."),
+        optional(
+            "port",
+            Kind::Integer { min: 1, max: 65535 },
+            "Its port. Without it 1883, or 8883 with `tls`.",
+        ),
+        default(
+            "version",
+            Kind::Text,
+            "3.1.1",
+            "Version of the protocol: `3.1.1` or `5`. By 5 old states expire in the broker, and refusals have reasons.",
+        ),
+        default("tls", Kind::Flag, "false", "Encrypt the connection (TLS 1.2 or 1.3) and check who answers."),
+        optional(
+            "ca_file",
+            Kind::Path,
+            "Certificate (PEM) of the authority that signed the broker's. Without it those that the system trusts.",
+        ),
+        optional(
+            "client_cert_file",
+            Kind::Path,
+            "Our own certificate (PEM), when the broker asks for one, with what leads to its authority.",
+        ),
+        optional("client_key_file", Kind::Path, "Its private key (PEM, without a passphrase)."),
         optional("username", Kind::Text, "User name, when the broker asks for one."),
+        optional(
+            "username_file",
+            Kind::Path,
+            "A file whose first line is the user name. Without any, systemd's credential `mqtt-username`.",
+        ),
         optional(
             "password",
             Kind::Secret,
             "Its password. Better in `password_file` or the variable `STANDOFF__MQTT__PASSWORD`.",
         ),
-        optional("password_file", Kind::Path, "A file whose first line is the password."),
+        optional(
+            "password_file",
+            Kind::Path,
+            "A file whose first line is the password. Without any, systemd's credential `mqtt-password`.",
+        ),
         optional("client_id", Kind::Text, "MQTT client id. Without it `standoff-` and the node's name."),
         default(
             "keep_alive",

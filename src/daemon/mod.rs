@@ -193,15 +193,15 @@ impl Sinks {
         let (shutdown, stopped) = watch::channel(false);
         let (watch_topics, topics) = watch::channel(config.watched_topics());
         let _guard = runtime.enter();
-        let mqtt = mqtt::spawn(
-            config.mqtt.clone(),
-            config.node.clone(),
-            outbox.reader("mqtt"),
-            inputs.clone(),
-            topics,
-            stopped,
-            heart.pulse(Part::Mqtt, clock::monotonic()),
-        );
+        let wiring = mqtt::Wiring {
+            node: config.node.clone(),
+            reader: outbox.reader("mqtt"),
+            inputs: inputs.clone(),
+            watch_topics: topics,
+            shutdown: stopped,
+            pulse: heart.pulse(Part::Mqtt, clock::monotonic()),
+        };
+        let mqtt = mqtt::spawn(config.mqtt.clone(), wiring);
         Self { shutdown, watch_topics, mqtt }
     }
 
