@@ -9,7 +9,7 @@ use super::keys;
 use super::problem::nearest;
 use super::read::{Reader, Report};
 use super::yaml::Value;
-use super::{Camera, Config, ModelSettings, Surroundings};
+use super::{Camera, Config, ModelSettings, Surroundings, text_of};
 use crate::geometry::calibration::{self, Calibration, FloorPoint};
 use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
@@ -28,6 +28,9 @@ pub(super) const CLASSES: [&str; 2] = ["forklift", "person"];
 
 /// How much farther than a limit a thing must go before it is left, metres, when nothing else is said.
 const HYSTERESIS_M: f64 = 0.3;
+
+/// Bytes of a file with a password.
+const SECRET_MAX_BYTES: usize = 64 << 10;
 
 /// Resolves the whole file. Nothing is complete while the report holds a problem.
 pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Option<Config> {
@@ -196,8 +199,7 @@ fn credential(around: &Surroundings, name: &str) -> Option<String> {
 }
 
 fn first_line(path: &Path, what: &str) -> Result<String, String> {
-    let content =
-        std::fs::read_to_string(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let content = text_of(path, SECRET_MAX_BYTES)?;
     match content.lines().next().map(str::trim_end) {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(format!("the file has no {what} in its first line")),
