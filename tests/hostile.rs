@@ -2,7 +2,8 @@
 //! wrote. Nothing may panic, hang or fill the memory, and no error may show a password.
 //!
 //! `STANDOFF_HOSTILE_CASES=1000000 cargo test --release --test hostile` is the long run;
-//! `STANDOFF_HOSTILE_SEED` repeats the one whose seed is printed.
+//! `STANDOFF_HOSTILE_SEED` repeats the one whose seed is printed, `STANDOFF_HOSTILE_TRACE=FILE` leaves each case in a file
+//! before it is tried, so that one which hangs can be seen.
 
 // Clippy lets tests panic, but not the functions that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -130,6 +131,7 @@ fn run<S: Strategy>(name: &'static str, strategy: S, take: impl Fn(S::Value) -> 
             }
         }
     });
+    let trace = std::env::var_os("STANDOFF_HOSTILE_TRACE");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Cases { cases, failure_persistence: None, ..Cases::default() };
@@ -137,6 +139,9 @@ fn run<S: Strategy>(name: &'static str, strategy: S, take: impl Fn(S::Value) -> 
     let outcome = TestRunner::new_with_rng(config, rng).run(&strategy, |value| {
         // A full channel means that the watcher has not come round yet, which is as good.
         let _ = beat.try_send(());
+        if let Some(file) = &trace {
+            std::fs::write(file, format!("{value:?}")).unwrap();
+        }
         take(value).map_err(TestCaseError::fail)
     });
     drop(beat);
@@ -287,9 +292,10 @@ fn calibrations() {
     });
     let points = prop_oneof![
         6 => prop::collection::vec(point.clone(), 0..12),
+        1 => prop::collection::vec(point.clone(), 12..130),
         // All the same, or on one line.
-        1 => (point, 0usize..12).prop_map(|(point, times)| vec![point; times]),
-        1 => prop::collection::vec(-2000.0..2000.0f64, 4..9).prop_map(|along| {
+        1 => (point, 0usize..100).prop_map(|(point, times)| vec![point; times]),
+        1 => prop::collection::vec(-2000.0..2000.0f64, 4..100).prop_map(|along| {
             along.into_iter().map(|t| FloorPoint { pixel: [t, 2.0 * t], ground_m: [t * 0.01, t * 0.02], height_m: 0.0 }).collect()
         }),
     ];
