@@ -168,8 +168,12 @@ fn no_password(text: &str) -> Result<(), String> {
 fn passwords_in_place(text: &str) -> bool {
     text.match_indices(PASSWORD).all(|(at, _)| {
         let line = text[..at].rsplit('\n').next().unwrap_or_default();
-        let before = line.trim_end_matches(|c: char| !c.is_alphanumeric());
-        before.ends_with("password") || line.contains("rtsp://u:")
+        let before = line.trim_end_matches([':', ';', '=', ' ', '\'', '"', '\t']);
+        let after_key = before
+            .strip_suffix("password")
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with([' ', '{', ',']));
+        let in_url = line.rsplit_once("rtsp://u:").is_some_and(|(_, rest)| !rest.contains(['@', '/']));
+        after_key || in_url
     })
 }
 
