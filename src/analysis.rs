@@ -8,7 +8,7 @@ mod reload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,14 +21,15 @@ use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
 use crate::heads::{self, Head};
 use crate::heartbeat::Pulse;
+use crate::metrics::METRICS;
 use crate::outbox::{Outbox, Statement};
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Slots};
 use crate::types::{
     CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Happening, MetricScene,
-    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Snapshot, StageTimes, State, Transition, Trust,
-    Verdict,
+    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State, Transition,
+    Trust, Verdict,
 };
 
 /// How often the analysis looks at the time when no frame wakes it.
@@ -386,6 +387,8 @@ pub struct Wiring {
     pub inputs: Arc<InputBoard>,
     /// Where to say things.
     pub outbox: Arc<Outbox>,
+    /// Where pictures of alarms are made.
+    pub pictures: SyncSender<Sighting>,
     /// Where to show things.
     pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     /// New configurations. The thread ends when nobody can give any more.
@@ -442,15 +445,30 @@ impl Wiring {
     }
 
     fn deliver(&self, output: Output) {
+        let snapshot = output.snapshot.map(Arc::new);
         for transition in output.transitions {
             log(&transition);
-            self.outbox.push(transition);
+            let event = self.outbox.push(transition);
+            if let Some(snapshot) = &snapshot {
+                self.show(event, snapshot);
+            }
         }
         for statement in output.statements {
             self.outbox.say(statement);
         }
-        if let Some(snapshot) = output.snapshot {
-            self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        if snapshot.is_some() {
+            self.snapshots.send_replace(snapshot);
+        }
+    }
+
+    /// Has a picture made of an alarm that this frame decided.
+    fn show(&self, event: Arc<Transition>, snapshot: &Arc<Snapshot>) {
+        let begins = matches!(event.what, Happening::Enter | Happening::Escalate);
+        if !begins || event.status.state != State::Alarm || event.status.camera != snapshot.frame.camera {
+            return;
+        }
+        if self.pictures.try_send(Sighting { event, snapshot: snapshot.clone() }).is_err() {
+            METRICS.pictures_dropped.of(&[&"busy"]).inc();
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod metrics;
 pub mod model;
 pub mod outbox;
+pub mod pictures;
 pub mod preprocess;
 pub mod publish;
 pub mod replay;

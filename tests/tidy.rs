@@ -14,7 +14,7 @@ const ROWS: [&[&str]; 8] = [
     &["main", "cli"],
     &["daemon", "replay"],
     &["config"],
-    &["ingest", "infer", "analysis", "publish", "console"],
+    &["ingest", "infer", "analysis", "publish", "console", "pictures"],
     &["slot", "outbox", "backend", "heads", "rules", "draw", "album"],
     &["geometry", "preprocess", "model"],
     &["types", "metrics", "telemetry", "heartbeat"],

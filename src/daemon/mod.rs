@@ -3,28 +3,38 @@
 //! Start: sinks (with will and `Unknown`), backend, analysis, cameras. Stop is the reverse: cameras, then the
 //! inference thread, whose end makes the analysis say that it stops, then the sinks, which say so and leave.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::album::{Album, Limits};
 use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::Config;
-use crate::geometry::PairEnd;
+use crate::geometry::{PairEnd, Site};
 use crate::heads::{self, HeadError};
 use crate::heartbeat::{Heart, Part};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
 use crate::outbox::Outbox;
+use crate::pictures;
 use crate::publish::mqtt;
 use crate::slot::{HealthBoard, InputBoard, Slots};
-use crate::types::{ClassName, Snapshot};
+use crate::types::{CameraId, ClassName, Snapshot};
+
+/// How long pictures of alarms are kept.
+const PICTURES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much room they may take.
+const PICTURES_MAX_BYTES: u64 = 1 << 28;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +61,9 @@ pub struct Daemon {
     infer: JoinHandle<()>,
     analysis: JoinHandle<()>,
     orders: SyncSender<Order>,
+    pictures: JoinHandle<()>,
+    /// Where each camera's floor is, for the pictures; a reload changes it.
+    sites: watch::Sender<BTreeMap<CameraId, Site>>,
     sinks: Sinks,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     spec: BackendSpec,
@@ -96,12 +109,15 @@ impl Daemon {
         let (seen_sender, seen) = sync_channel(1);
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (orders, orders_of) = sync_channel(1);
+        let (sites, sites_of) = watch::channel(sites(config));
+        let (sightings, pictures) = pictures::spawn(pictures_of(config), sites_of, outbox.clone())?;
         let wiring = Wiring {
             seen,
             health: health.clone(),
             slots: slots.clone(),
             inputs: inputs.clone(),
             outbox: outbox.clone(),
+            pictures: sightings,
             snapshots: snapshot_sender,
             orders: orders_of,
             pulse: heart.pulse(Part::Analysis, clock::monotonic()),
@@ -118,6 +134,8 @@ impl Daemon {
             infer,
             analysis,
             orders,
+            pictures,
+            sites,
             sinks,
             snapshots,
             spec,
@@ -173,7 +191,9 @@ impl Daemon {
             camera.stop();
         }
         self.stop_infer.store(true, Ordering::Relaxed);
-        for (name, thread) in [("infer", self.infer), ("analysis", self.analysis)] {
+        for (name, thread) in
+            [("infer", self.infer), ("analysis", self.analysis), ("pictures", self.pictures)]
+        {
             if thread.join().is_err() {
                 tracing::error!(thread = name, "the thread had failed");
             }
@@ -221,6 +241,17 @@ impl Sinks {
             tracing::error!("the MQTT task had failed");
         }
     }
+}
+
+/// Where each camera's floor is.
+fn sites(config: &Config) -> BTreeMap<CameraId, Site> {
+    config.cameras.iter().map(|camera| (camera.id.clone(), camera.site.clone())).collect()
+}
+
+/// How pictures of alarms are made and kept.
+fn pictures_of(config: &Config) -> pictures::Settings {
+    let limits = Limits { keep: PICTURES_KEPT, max_bytes: PICTURES_MAX_BYTES };
+    pictures::Settings { album: Album::new(config.state_dir.join("pictures"), limits), blur: vec![] }
 }
 
 /// The analysis of a configuration, with the shipped heads.
