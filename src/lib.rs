@@ -5,6 +5,7 @@
 
 pub mod album;
 pub mod analysis;
+pub mod audit;
 pub mod backend;
 pub mod cli;
 pub mod clock;
