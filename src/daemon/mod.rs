@@ -62,6 +62,9 @@ pub enum StartError {
 /// How long a thread may take to end. What it works on (a batch, a scene) takes no longer unless it hangs.
 const END_WITHIN: Duration = Duration::from_millis(1500);
 
+/// How long a sink may take to say what is left to say: its own limit is 2 s.
+const LEAVE_WITHIN: Duration = Duration::from_millis(2500);
+
 /// The running daemon.
 pub struct Daemon {
     config: Config,
@@ -276,8 +279,10 @@ impl Sinks {
 
     fn stop(self, runtime: &Runtime) {
         self.shutdown.send_replace(true);
-        if runtime.block_on(self.mqtt).is_err() {
-            tracing::error!("the MQTT task had failed");
+        match runtime.block_on(async { timeout(LEAVE_WITHIN, self.mqtt).await }) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("the MQTT task had failed"),
+            Err(_) => tracing::error!("the MQTT task does not end; it is left behind"),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Camera, Config};
 use crate::heads::{self, HeadError};
 use crate::ingest::{self, IngestError};
 use crate::metrics::METRICS;
-use crate::types::CameraId;
+use crate::types::{CameraId, RuleId};
 
 /// How long the analysis may take to follow: some of its ticks, and whatever it works on.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(5);
@@ -112,6 +112,15 @@ fn fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     }
 }
 
+/// All rules with their cameras.
+fn rules(config: &Config) -> BTreeSet<(CameraId, RuleId)> {
+    let rules = |camera: &Camera| {
+        let id = camera.id.clone();
+        camera.rules.iter().map(move |rule| (id.clone(), rule.id.clone())).collect::<Vec<_>>()
+    };
+    config.cameras.iter().flat_map(rules).collect()
+}
+
 /// Whether the camera's thread would do the same.
 fn same_pictures(old: &Camera, new: &Camera) -> bool {
     old.source == new.source && old.camera_latency == new.camera_latency
@@ -147,6 +156,9 @@ impl Daemon {
         for id in &changes.removed {
             self.health.remove(id);
             METRICS.forget_camera(id.as_str());
+        }
+        for (camera, rule) in rules(&self.config).difference(&rules(&new)) {
+            METRICS.forget_rule(camera.as_str(), rule.as_str());
         }
         for camera in starts {
             let handle =

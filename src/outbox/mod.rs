@@ -206,6 +206,11 @@ impl Outbox {
         event
     }
 
+    /// All present statements, for who only looks once in a while.
+    pub fn statements(&self) -> Vec<Statement> {
+        self.lock().statements.values().map(|(_, statement)| statement.clone()).collect()
+    }
+
     /// The reader of this name: it goes on where it was, or begins with the next event. It starts with the
     /// present statements.
     pub fn reader(self: &Arc<Self>, name: &str) -> OutboxReader {
