@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::{Daemon, camera_setups, classes};
+use super::{Daemon, camera_setups, classes, sites};
 use crate::analysis::{Order, Reconfigure};
 use crate::config::{Camera, Config};
 use crate::heads::{self, HeadError};
@@ -151,6 +151,7 @@ impl Daemon {
         ingest::stop_all(ending);
         changes.removed.iter().chain(&changes.reconnected).for_each(|id| self.slots.remove(id));
         self.sinks.reconfigure(&new);
+        self.sites.send_replace(sites(&new));
         let fresh: BTreeSet<CameraId> = changes.reconnected.iter().cloned().collect();
         self.order(Reconfigure { cameras: camera_setups(&new), fresh, heads })?;
         for id in &changes.removed {
