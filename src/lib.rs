@@ -5,7 +5,6 @@
 
 pub mod album;
 pub mod analysis;
-pub mod audit;
 pub mod backend;
 pub mod cli;
 pub mod clock;
@@ -20,7 +19,6 @@ pub mod ingest;
 pub mod metrics;
 pub mod model;
 pub mod outbox;
-pub mod pictures;
 pub mod preprocess;
 pub mod publish;
 pub mod replay;
@@ -28,3 +26,4 @@ pub mod rules;
 pub mod slot;
 pub mod telemetry;
 pub mod types;
+pub mod view;

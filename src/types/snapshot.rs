@@ -27,8 +27,8 @@ pub struct Snapshot {
 /// Something that happened to a rule, with the frame that decided it.
 #[derive(Debug, Clone)]
 pub struct Sighting {
-    /// What happened, as the outbox numbered it.
-    pub event: Arc<Transition>,
+    /// What happened.
+    pub transition: Transition,
     /// The frame.
     pub snapshot: Arc<Snapshot>,
 }
