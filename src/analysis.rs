@@ -8,7 +8,7 @@ mod reload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,11 +27,10 @@ use crate::rules::when::{self, LocalTime};
 use crate::rules::{Latch, Rule, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Slots};
 use crate::types::{
-    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
-    MetricScene, PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Snapshot, StageTimes, State,
-    Transition, Trust, Verdict,
+    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Happening, MetricScene,
+    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State, Transition,
+    Trust, Verdict,
 };
-use crate::view::{Profile, View, ViewSettings};
 
 /// How often the analysis looks at the time when no frame wakes it.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -54,10 +53,6 @@ pub struct CameraSetup {
     pub site: Site,
     /// Its rules.
     pub rules: Vec<RuleSettings>,
-    /// How its view is watched.
-    pub view: ViewSettings,
-    /// What commissioning measured of its view.
-    pub profile: Option<Arc<Profile>>,
 }
 
 /// What there is to say after a step or a tick.
@@ -98,7 +93,6 @@ struct CameraRun {
     analysed: VecDeque<Timestamp>,
     newest: Option<Timestamp>,
     said: Option<CameraStatus>,
-    view: View,
     /// Pictures that were taken before are another camera's of the same name.
     born: Timestamp,
 }
@@ -145,8 +139,7 @@ impl Analysis {
         }
         let mut times = features.times;
         let started = clock::monotonic();
-        let mut scene = see(&mut self.heads, &features);
-        camera.look(&features.frame, &mut scene);
+        let scene = see(&mut self.heads, &features);
         let seen = clock::monotonic();
         let metric = geometry::measure(&scene, &camera.setup.site);
         let measured = clock::monotonic();
@@ -222,7 +215,7 @@ impl Analysis {
             self.resaid = Some(now.mono);
         }
         for (id, camera) in &mut self.cameras {
-            let fault = around.health.get(id).and_then(fault).or(camera.view.fault());
+            let fault = around.health.get(id).and_then(fault);
             for rule in &mut camera.rules {
                 rule.latch.tick(now.mono, fault);
                 rule.latch.set_disarmed(when::disarmed(&rule.settings.when, &around.topics, local));
@@ -262,35 +255,7 @@ pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
 impl CameraRun {
     fn new(setup: CameraSetup, start: UtcMillis) -> Self {
         let rules = setup.rules.iter().map(|settings| RuleRun::new(settings.clone(), start)).collect();
-        let view = View::new(setup.view, setup.profile.clone());
-        Self {
-            setup,
-            rules,
-            analysed: VecDeque::new(),
-            newest: None,
-            said: None,
-            view,
-            born: Timestamp::default(),
-        }
-    }
-
-    /// A view that cannot be believed makes the scene untrusted, whatever the heads see in it.
-    fn look(&mut self, frame: &Frame, scene: &mut Scene) {
-        let before = self.view.fault();
-        if let Trust::Untrusted(reason) = self.view.look(frame) {
-            scene.trust = Trust::Untrusted(reason);
-        }
-        let camera = &self.setup.id;
-        match self.view.fault() {
-            Some(reason) if before.is_none() => {
-                METRICS.view_faults.of(&[camera, &reason]).inc();
-                tracing::warn!(%camera, seq = frame.seq, %reason, "the view is no evidence any more");
-            }
-            None if before.is_some() => {
-                tracing::info!(%camera, seq = frame.seq, "the view is evidence again");
-            }
-            _ => {}
-        }
+        Self { setup, rules, analysed: VecDeque::new(), newest: None, said: None, born: Timestamp::default() }
     }
 
     fn judge(&mut self, now: Now, scene: &Scene, metric: &MetricScene, times: StageTimes) {
@@ -336,12 +301,10 @@ impl CameraRun {
             frame_age_s: self.newest.map(|newest| now.mono.since(newest).as_secs_f64()),
             dropped: around.dropped.get(id).copied().unwrap_or(0),
             connects: health.map_or(0, |health| health.connects),
-            view: self.view.status(),
             ts: now.utc,
         };
         let changed = self.said.as_ref().is_none_or(|said| {
-            (said.state, said.reason, &said.detail, said.view)
-                != (status.state, status.reason, &status.detail, status.view)
+            (said.state, said.reason, &said.detail) != (status.state, status.reason, &status.detail)
         });
         if changed || resay {
             self.said = Some(status.clone());
@@ -424,6 +387,8 @@ pub struct Wiring {
     pub inputs: Arc<InputBoard>,
     /// Where to say things.
     pub outbox: Arc<Outbox>,
+    /// Where pictures of alarms are made.
+    pub pictures: SyncSender<Sighting>,
     /// Where to show things.
     pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     /// New configurations. The thread ends when nobody can give any more.
@@ -480,15 +445,30 @@ impl Wiring {
     }
 
     fn deliver(&self, output: Output) {
+        let snapshot = output.snapshot.map(Arc::new);
         for transition in output.transitions {
             log(&transition);
-            self.outbox.push(transition);
+            let event = self.outbox.push(transition);
+            if let Some(snapshot) = &snapshot {
+                self.show(event, snapshot);
+            }
         }
         for statement in output.statements {
             self.outbox.say(statement);
         }
-        if let Some(snapshot) = output.snapshot {
-            self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        if snapshot.is_some() {
+            self.snapshots.send_replace(snapshot);
+        }
+    }
+
+    /// Has a picture made of an alarm that this frame decided.
+    fn show(&self, event: Arc<Transition>, snapshot: &Arc<Snapshot>) {
+        let begins = matches!(event.what, Happening::Enter | Happening::Escalate);
+        if !begins || event.status.state != State::Alarm || event.status.camera != snapshot.frame.camera {
+            return;
+        }
+        if self.pictures.try_send(Sighting { event, snapshot: snapshot.clone() }).is_err() {
+            METRICS.pictures_dropped.of(&[&"busy"]).inc();
         }
     }
 }
@@ -542,13 +522,7 @@ mod tests {
             when,
         };
         let pairs = vec![Pair { id: pair, from: ClassName::new("forklift").unwrap(), to }];
-        CameraSetup {
-            id: camera(),
-            site: Site { pairs, ..Site::default() },
-            rules: vec![rule],
-            view: ViewSettings::default(),
-            profile: None,
-        }
+        CameraSetup { id: camera(), site: Site { pairs, ..Site::default() }, rules: vec![rule] }
     }
 
     pub(super) fn analysis(when: Vec<Condition>) -> Analysis {

@@ -5,6 +5,7 @@
 
 pub mod album;
 pub mod analysis;
+pub mod audit;
 pub mod backend;
 pub mod cli;
 pub mod clock;
@@ -19,6 +20,7 @@ pub mod ingest;
 pub mod metrics;
 pub mod model;
 pub mod outbox;
+pub mod pictures;
 pub mod preprocess;
 pub mod publish;
 pub mod replay;
@@ -26,4 +28,3 @@ pub mod rules;
 pub mod slot;
 pub mod telemetry;
 pub mod types;
-pub mod view;

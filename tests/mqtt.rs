@@ -22,7 +22,7 @@ use standoff::publish::{MqttSettings, mqtt};
 use standoff::slot::InputBoard;
 use standoff::types::{
     CameraId, CameraState, CameraStatus, Evidence, Happening, NodeId, PairId, Reason, RuleId, RuleStatus,
-    Secret, State, Transition, ViewStatus,
+    Secret, State, Transition,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
@@ -104,12 +104,8 @@ impl Broker {
 
     fn settings(&self) -> MqttSettings {
         MqttSettings {
-            host: "127.0.0.1".into(),
-            port: self.port,
-            username: None,
-            password: None,
-            client_id: "standoff-n".into(),
             keep_alive: Duration::from_secs(2),
+            ..MqttSettings::plain("127.0.0.1", self.port, "standoff-n")
         }
     }
 }
@@ -215,8 +211,15 @@ impl Sink {
         let node = NodeId::new("n").unwrap();
         let (topics, watched) = watch::channel(vec!["dock/3/trailer".to_owned()]);
         let pulse = Arc::new(Heart::default()).pulse(Part::Mqtt, clock::monotonic());
-        let task =
-            mqtt::spawn(settings, node, outbox.reader("mqtt"), inputs.clone(), watched, stopped, pulse);
+        let wiring = mqtt::Wiring {
+            node,
+            reader: outbox.reader("mqtt"),
+            inputs: inputs.clone(),
+            watch_topics: watched,
+            shutdown: stopped,
+            pulse,
+        };
+        let task = mqtt::spawn(settings, wiring);
         Self { outbox, inputs, topics, shutdown, task }
     }
 
@@ -234,7 +237,6 @@ impl Sink {
             frame_age_s: Some(0.2),
             dropped: 0,
             connects: 1,
-            view: ViewStatus::default(),
             ts: UtcMillis(1),
         }));
     }
@@ -350,14 +352,7 @@ async fn a_daemon_without_a_broker_stops_at_once() {
 }
 
 fn unreachable() -> MqttSettings {
-    MqttSettings {
-        host: "127.0.0.1".into(),
-        port: 1,
-        username: None,
-        password: None,
-        client_id: "c".into(),
-        keep_alive: Duration::from_secs(2),
-    }
+    MqttSettings { keep_alive: Duration::from_secs(2), ..MqttSettings::plain("127.0.0.1", 1, "c") }
 }
 
 #[tokio::test]

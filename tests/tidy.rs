@@ -14,8 +14,8 @@ const ROWS: [&[&str]; 8] = [
     &["main", "cli"],
     &["daemon", "replay"],
     &["config"],
-    &["ingest", "infer", "analysis", "publish", "console"],
-    &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "view"],
+    &["ingest", "infer", "analysis", "publish", "console", "pictures", "proof"],
+    &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "audit"],
     &["geometry", "preprocess", "model"],
     &["types", "metrics", "telemetry", "heartbeat"],
     // One row with the above on the page; but time stamps are part of the types.

@@ -2,7 +2,6 @@
 
 pub mod bench;
 pub mod check;
-pub mod commission;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "demo")]
@@ -43,8 +42,6 @@ pub enum Command {
     },
     /// Name everything that is wrong with a configuration
     Check(check::Args),
-    /// Measure what the cameras' views normally are, while they are known to be good
-    Commission(commission::CommissionArguments),
     /// Watch a clip played as a live camera, alarms over a broker of its own, and compare with the truth
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -71,7 +68,6 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Run { config } => run::run(config),
         Command::Check(arguments) => Ok(check::run(arguments)),
-        Command::Commission(arguments) => commission::run(arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),

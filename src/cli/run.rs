@@ -2,28 +2,33 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use super::EXIT_USAGE;
-use crate::config::Config;
-use crate::daemon::Daemon;
+use crate::config::{Config, Problems};
+use crate::daemon::reload::ReloadError;
+use crate::daemon::{Daemon, notify};
+use crate::heartbeat::Trouble;
+use crate::metrics::METRICS;
 
-/// How often the daemon looks whether all of its threads are alive.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Runs until SIGTERM or SIGINT (exit code 0) or until a thread has failed (1). A bad configuration never
-/// runs (2).
+/// Runs until SIGTERM or SIGINT (exit code 0) or until a part hangs or has failed (1). A bad configuration never
+/// runs (2). SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
 pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(problems) => {
+            notify::status(&counted(&problems));
             eprintln!("{problems}");
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let daemon = Daemon::start(&config)?;
+    notify::status("loading the model and connecting");
+    let mut daemon = Daemon::start(&config)?;
+    let mut signals = Signals::new(&daemon)?;
+    let mut troubles = daemon.supervise();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %config.node,
@@ -31,29 +36,121 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
         backend = daemon.backend().name,
         "started"
     );
-    let outcome = wait(&daemon);
-    daemon.stop();
-    tracing::info!("stopped");
-    outcome
-}
-
-fn wait(daemon: &Daemon) -> anyhow::Result<ExitCode> {
-    daemon.runtime().block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-                _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-                _ = look.tick() => {
-                    if !daemon.is_whole() {
-                        tracing::error!("a thread has ended; stopping, so that a clean process can start");
-                        return Ok(ExitCode::FAILURE);
-                    }
+    notify::ready(&daemon.status_line());
+    let code = loop {
+        match daemon.runtime().block_on(next(&mut signals, &mut troubles)) {
+            Wake::Stop => break ExitCode::SUCCESS,
+            Wake::Reload => {
+                notify::reloading();
+                let outcome = reload(&mut daemon, file);
+                let status = match &outcome {
+                    Reloaded::Yes => daemon.status_line(),
+                    Reloaded::No(why) => format!("reload rejected, the old configuration stays: {why}"),
+                    Reloaded::HalfWay => "reload failed".to_owned(),
+                };
+                notify::ready(&status);
+                if matches!(outcome, Reloaded::HalfWay) {
+                    break ExitCode::FAILURE;
                 }
             }
+            Wake::Trouble(troubles) => {
+                troubles.iter().for_each(|trouble| tracing::error!("{trouble}"));
+                tracing::error!("stopping, so that a clean process can start");
+                break ExitCode::FAILURE;
+            }
         }
-    })
+    };
+    notify::stopping("stopping");
+    daemon.stop();
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+fn counted(problems: &Problems) -> String {
+    let count = problems.list.len();
+    format!("{count} {} in {}, see the log", if count == 1 { "problem" } else { "problems" }, problems.file)
+}
+
+/// How a reload ended.
+enum Reloaded {
+    Yes,
+    /// Nothing was changed.
+    No(String),
+    /// Something was changed, and not all.
+    HalfWay,
+}
+
+/// Follows the file, or says in the log all that is wrong with it.
+fn reload(daemon: &mut Daemon, file: &Path) -> Reloaded {
+    let count = |result: &str| METRICS.reloads.of(&[&result]).inc();
+    let new = match Config::load(file) {
+        Ok(new) => new,
+        Err(problems) => {
+            count("rejected");
+            for problem in &problems.list {
+                tracing::error!(file = problems.file, "reload rejected: {problem}");
+            }
+            tracing::warn!(problems = problems.list.len(), "the old configuration stays in force");
+            return Reloaded::No(counted(&problems));
+        }
+    };
+    match daemon.reload(new) {
+        Ok(changes) => {
+            count("applied");
+            tracing::info!("reloaded: {changes}");
+            Reloaded::Yes
+        }
+        Err(error @ ReloadError::HalfWay(_)) => {
+            tracing::error!("{error}; stopping, so that a clean process can start");
+            Reloaded::HalfWay
+        }
+        Err(error) => {
+            count("rejected");
+            tracing::error!("reload rejected: {error}");
+            tracing::warn!(problems = 1, "the old configuration stays in force");
+            Reloaded::No(error.to_string())
+        }
+    }
+}
+
+/// Why the main thread wakes up.
+enum Wake {
+    Stop,
+    Reload,
+    Trouble(Vec<Trouble>),
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new(daemon: &Daemon) -> anyhow::Result<Self> {
+        let _guard = daemon.runtime().enter();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?,
+            hangup: signal(SignalKind::hangup()).context("SIGHUP cannot be awaited")?,
+        })
+    }
+}
+
+async fn next(signals: &mut Signals, troubles: &mut watch::Receiver<Vec<Trouble>>) -> Wake {
+    tokio::select! {
+        _ = signals.terminate.recv() => Wake::Stop,
+        _ = signals.interrupt.recv() => Wake::Stop,
+        _ = signals.hangup.recv() => Wake::Reload,
+        // An error means that the supervisor is gone, which it says before it goes unless it has failed itself.
+        troubles = wait_for(troubles) => Wake::Trouble(troubles),
+    }
+}
+
+async fn wait_for(troubles: &mut watch::Receiver<Vec<Trouble>>) -> Vec<Trouble> {
+    troubles
+        .wait_for(|troubles| !troubles.is_empty())
+        .await
+        .map(|troubles| troubles.clone())
+        .unwrap_or_default()
 }

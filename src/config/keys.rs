@@ -143,14 +143,45 @@ static MQTT: Section = Section {
     about: "The broker that alarms go to. Topics and messages: [mqtt.md](mqtt.md).",
     keys: &[
         default("host", Kind::Text, "127.0.0.1", "Name or address of the broker."),
-        default("port", Kind::Integer { min: 1, max: 65535 }, "1883", "Its port."),
+        optional(
+            "port",
+            Kind::Integer { min: 1, max: 65535 },
+            "Its port. Without it 1883, or 8883 with `tls`.",
+        ),
+        default(
+            "version",
+            Kind::Text,
+            "3.1.1",
+            "Version of the protocol: `3.1.1` or `5`. By 5 old states expire in the broker, and refusals have reasons.",
+        ),
+        default("tls", Kind::Flag, "false", "Encrypt the connection (TLS 1.2 or 1.3) and check who answers."),
+        optional(
+            "ca_file",
+            Kind::Path,
+            "Certificate (PEM) of the authority that signed the broker's. Without it those that the system trusts.",
+        ),
+        optional(
+            "client_cert_file",
+            Kind::Path,
+            "Our own certificate (PEM), when the broker asks for one, with what leads to its authority.",
+        ),
+        optional("client_key_file", Kind::Path, "Its private key (PEM, without a passphrase)."),
         optional("username", Kind::Text, "User name, when the broker asks for one."),
+        optional(
+            "username_file",
+            Kind::Path,
+            "A file whose first line is the user name. Without any, systemd's credential `mqtt-username`.",
+        ),
         optional(
             "password",
             Kind::Secret,
             "Its password. Better in `password_file` or the variable `STANDOFF__MQTT__PASSWORD`.",
         ),
-        optional("password_file", Kind::Path, "A file whose first line is the password."),
+        optional(
+            "password_file",
+            Kind::Path,
+            "A file whose first line is the password. Without any, systemd's credential `mqtt-password`.",
+        ),
         optional("client_id", Kind::Text, "MQTT client id. Without it `standoff-` and the node's name."),
         default(
             "keep_alive",
@@ -219,7 +250,6 @@ static CAMERA: Section = Section {
             "1s",
             "A picture older than this is no evidence: the rules become unknown.",
         ),
-        optional("view", Kind::Section(&VIEW), "When its picture counts as evidence."),
         optional(
             "calibration",
             Kind::Section(&CALIBRATION),
@@ -232,24 +262,6 @@ static CAMERA: Section = Section {
         ),
         optional("pairs", Kind::Named(&PAIR), "Distances that are measured, by name."),
         optional("rules", Kind::Named(&RULE), "What is too close, by name."),
-    ],
-};
-
-static VIEW: Section = Section {
-    about: "When the picture counts as evidence: not while it is frozen, dark, washed out, blurred or covered, see [view-health.md](view-health.md). `standoff commission` measures what it normally is.",
-    keys: &[
-        default(
-            "enabled",
-            Kind::Flag,
-            "true",
-            "`false` believes every picture that arrives. For pictures that are no camera's, such as drawings.",
-        ),
-        default(
-            "after",
-            Kind::Duration { min_ms: 500, max_ms: 60_000 },
-            "2s",
-            "How long a fault must be seen before the rules become unknown, and be gone before they return. Shorter notices sooner; what passes close to the lens must be gone within it.",
-        ),
     ],
 };
 

@@ -14,6 +14,7 @@ mod resolve;
 mod tests;
 mod yaml;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,6 @@ use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::rules::RuleSettings;
 use crate::types::{CameraId, NodeId};
-use crate::view::ViewSettings;
 
 pub use docs::{json_schema, reference};
 pub use problem::{Origin, Problem, Problems};
@@ -92,8 +92,6 @@ pub struct Camera {
     pub site: Site,
     /// What is too close.
     pub rules: Vec<RuleSettings>,
-    /// How its view is watched.
-    pub view: ViewSettings,
 }
 
 /// What a configuration is read in: where its relative paths begin, and what else can change it.
@@ -129,18 +127,32 @@ impl Surroundings {
     }
 }
 
+/// The text of a regular file of at most `max_bytes`: a device or a pipe would be read for ever.
+fn text_of(path: &Path, max_bytes: usize) -> Result<String, String> {
+    let read = || {
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
+        let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(limit).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| format!("the file cannot be read: {error}"))?;
+    if text.len() > max_bytes {
+        return Err(format!("the file is larger than {max_bytes} bytes"));
+    }
+    Ok(text)
+}
+
 impl Config {
     /// Reads the file, with the environment of this process laid over it.
     ///
     /// Errors with everything that is wrong, each with its key path and line.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let around = Surroundings::of(path);
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let problem = Problem {
-                path: String::new(),
-                origin: Origin::File,
-                message: format!("the file cannot be read: {error}"),
-            };
+        let text = text_of(path, yaml::MAX_BYTES).map_err(|message| {
+            let problem = Problem { path: String::new(), origin: Origin::File, message };
             Problems::new(&around.file, vec![problem])
         })?;
         Self::parse(&text, &around)

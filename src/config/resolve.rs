@@ -9,24 +9,28 @@ use super::keys;
 use super::problem::nearest;
 use super::read::{Reader, Report};
 use super::yaml::Value;
-use super::{Camera, Config, ModelSettings, Surroundings};
+use super::{Camera, Config, ModelSettings, Surroundings, text_of};
 use crate::geometry::calibration::{self, Calibration, FloorPoint};
 use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, RtspSource, StreamUrl};
 use crate::outbox::OutboxSettings;
-use crate::publish::MqttSettings;
+use crate::publish::tls::{self, TlsSettings};
+use crate::publish::transport::V5_KEEP_ALIVE_MIN;
+use crate::publish::{MqttSettings, MqttVersion};
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings};
 use crate::types::ids::InvalidName;
 use crate::types::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId, Secret};
-use crate::view::ViewSettings;
 
 /// What the shipped heads can find in a picture.
 pub(super) const CLASSES: [&str; 2] = ["forklift", "person"];
 
 /// How much farther than a limit a thing must go before it is left, metres, when nothing else is said.
 const HYSTERESIS_M: f64 = 0.3;
+
+/// Bytes of a file with a password.
+const SECRET_MAX_BYTES: usize = 64 << 10;
 
 /// Resolves the whole file. Nothing is complete while the report holds a problem.
 pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Option<Config> {
@@ -115,10 +119,19 @@ fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> O
             Err("only the broker's name or address belongs here")
         }
     });
-    let port = section.integer("port");
-    let username = section.text("username");
-    let password = password(section, around);
-    if (section.has("password") || section.has("password_file")) && !section.has("username") {
+    let tls = tls(section, around);
+    let default_port = if section.flag("tls") == Some(true) { 8883 } else { 1883 };
+    let port = if section.has("port") { section.integer("port") } else { Some(default_port) };
+    let version = section.parsed("version", |text| match text {
+        "3.1.1" => Ok(MqttVersion::V311),
+        "5" => Ok(MqttVersion::V5),
+        _ => Err("3.1.1 or 5 is wanted"),
+    });
+    let username = username(section, around);
+    let password = password(section, around)
+        .or_else(|| Some(Secret::new(credential(around, "mqtt-password").filter(|_| username.is_some())?)));
+    let has_name = section.has("username") || section.has("username_file") || username.is_some();
+    if (section.has("password") || section.has("password_file")) && !has_name {
         section.wrong_key("username", "is missing: a password alone is of no use");
     }
     let client_id = section.parsed("client_id", |text| {
@@ -126,14 +139,71 @@ fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> O
         if fits { Ok(text.to_owned()) } else { Err("must have 1 to 128 characters") }
     });
     let keep_alive = section.duration("keep_alive");
+    if version == Some(MqttVersion::V5) && keep_alive.is_some_and(|time| time < V5_KEEP_ALIVE_MIN) {
+        section.wrong_key("keep_alive", "must be at least 5 s with version 5");
+    }
     Some(MqttSettings {
         host: host?,
         port: u16::try_from(port?).ok()?,
+        version: version?,
+        tls: tls?,
         username,
         password,
         client_id: client_id.or_else(|| Some(format!("standoff-{}", node?)))?,
         keep_alive: keep_alive?,
     })
+}
+
+/// How a connection is encrypted, if it is. The files are read, so that `check` finds what is wrong with them.
+fn tls(section: &Reader<'_>, around: &Surroundings) -> Option<Option<TlsSettings>> {
+    if !section.flag("tls")? {
+        for key in ["ca_file", "client_cert_file", "client_key_file"] {
+            if section.has(key) {
+                section.wrong_key(key, "is of no use without `tls: true`");
+            }
+        }
+        return Some(None);
+    }
+    let path = |key: &str| section.text(key).map(|text| around.folder.join(text));
+    let (cert, key) = (path("client_cert_file"), path("client_key_file"));
+    if cert.is_some() != key.is_some() {
+        section.wrong("`client_cert_file` and `client_key_file` belong together; one is missing");
+        return None;
+    }
+    let settings = TlsSettings { ca_file: path("ca_file"), client: cert.zip(key) };
+    match tls::client_config(&settings) {
+        Ok(_) => Some(Some(settings)),
+        Err(error) => {
+            section.wrong_key("tls", error.to_string());
+            None
+        }
+    }
+}
+
+/// The user name that stands in the section itself, in a file that it names, or in systemd's credential.
+fn username(section: &Reader<'_>, around: &Surroundings) -> Option<String> {
+    if section.has("username") && section.has("username_file") {
+        section.wrong_key("username_file", "there is also a `username`; one of the two must go");
+        return None;
+    }
+    if section.has("username_file") {
+        return section.parsed("username_file", |text| first_line(&around.folder.join(text), "user name"));
+    }
+    section.text("username").or_else(|| credential(around, "mqtt-username"))
+}
+
+/// What systemd hands over to the unit by this name (`LoadCredential=`), if it does.
+fn credential(around: &Surroundings, name: &str) -> Option<String> {
+    let (_, folder) = around.variables.iter().find(|(key, _)| key == "CREDENTIALS_DIRECTORY")?;
+    first_line(&Path::new(folder).join(name), name).ok()
+}
+
+fn first_line(path: &Path, what: &str) -> Result<String, String> {
+    let content = text_of(path, SECRET_MAX_BYTES)?;
+    match content.lines().next().map(str::trim_end) {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(format!("the file has no {what} in its first line")),
+    }
 }
 
 /// The password that stands in the section itself or in a file that it names.
@@ -143,14 +213,7 @@ fn password(section: &Reader<'_>, around: &Surroundings) -> Option<Secret> {
         section.wrong_key("password_file", "there is also a `password`; one of the two must go");
         return None;
     }
-    let read = |text: &str| {
-        let content = std::fs::read_to_string(around.folder.join(text))
-            .map_err(|error| format!("the file cannot be read: {error}"))?;
-        match content.lines().next().map(str::trim_end) {
-            Some(line) if !line.is_empty() => Ok(Secret::new(line)),
-            _ => Err("the file has no password in its first line".to_owned()),
-        }
-    };
+    let read = |text: &str| first_line(&around.folder.join(text), "password").map(Secret::new);
     inline.or_else(|| section.parsed("password_file", read))
 }
 
@@ -164,7 +227,6 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
     } else {
         None
     };
-    let view = section.section("view").and_then(|section| view(&section));
     let edges: Vec<Edge> =
         section.named("edges").iter().filter_map(|(name, edge_)| edge(name, edge_)).collect();
     let edge_names: Vec<&str> = section.names("edges");
@@ -183,13 +245,7 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
         stale_after: stale_after?,
         site: Site { calibration, edges, pairs, planes: vec![] },
         rules,
-        view: view?,
     })
-}
-
-fn view(section: &Reader<'_>) -> Option<ViewSettings> {
-    let (enabled, after) = (section.flag("enabled"), section.duration("after"));
-    Some(ViewSettings { enabled: enabled?, after: after? })
 }
 
 /// A name that the user gave to a section.

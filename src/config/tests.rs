@@ -114,7 +114,7 @@ fn six_faults_are_named_at_once() {
 fn each_fault_has_its_message() {
     for (from, to, expected) in [
         ("cameras:\n", "camera:\n", "camera: unknown key; did you mean 'cameras'?"),
-        ("  dock:\n", "  Dock:\n", "cameras.Dock: 'Dock' is not a valid name"),
+        ("  dock:\n", "  Dock:\n", "cameras.Dock: not a valid name"),
         ("leave_alarm_m: 0.7", "leave_alarm_m: 0.3", "leave_alarm_m: 0.3 is less than alarm_m, 0.5"),
         ("        alarm_m: 0.5\n", "", "alarm_m: is missing; a number from 0 to 1000 is wanted"),
         ("alarm_after: 250ms", "alarm_after: 250", "'250' is not a duration"),
@@ -137,6 +137,11 @@ fn each_fault_has_its_message() {
         ("hfov_deg: 70", "", "one of `hfov_deg` and `intrinsics` is missing"),
         ("password: 007", "password: 1\n    password_file: x", "password_file: there is also a `password`"),
         ("password: 007", "password_file: no/such", "password_file: the file cannot be read"),
+        (
+            "password: 007",
+            "password_file: /dev/zero",
+            "password_file: the file cannot be read: it is not a regular",
+        ),
         ("url: rtsp", "url: http", "url: "),
         ("url: rtsp", "file: clip.mp4\n    url: rtsp", "file: only one of `url`, `file` and `images` can be"),
         ("url: rtsp://user:hunter2@192.0.2.1/stream", "file: no.mp4", "no.mp4' does not exist"),

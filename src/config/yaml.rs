@@ -11,7 +11,7 @@ use yaml_rust2::scanner::TScalarStyle;
 use super::problem::{Origin, Problem};
 
 /// Bytes of a file. A configuration of a hundred cameras has about 150 kB.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 /// Levels of nesting; the deepest key has nine.
 const MAX_DEPTH: usize = 24;
 /// Values after the expansion of aliases.
@@ -198,10 +198,12 @@ impl Builder {
     }
 }
 
-/// A key path with one key more.
+/// A key path with one key more. What does not look like a name is not shown: a slip of the finger makes a key of
+/// `password; secret`, or of a URL with a password in it.
 pub(super) fn join(path: &str, key: &str) -> String {
-    let key: String = key.chars().take(80).collect();
-    if path.is_empty() { key } else { format!("{path}.{key}") }
+    let is_name = key.len() <= 80 && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    let key = if is_name { key } else { "(a key that is no name)" };
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 #[cfg(test)]

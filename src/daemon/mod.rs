@@ -1,32 +1,46 @@
 //! Start and stop order of the daemon's threads and tasks.
 //!
 //! Start: sinks (with will and `Unknown`), backend, analysis, cameras. Stop is the reverse: cameras, then the
-//! inference thread, whose end makes the analysis say that it stops, then the sinks, which say so and leave.
+//! inference thread, whose end makes the analysis say that it stops, then the sinks, which say so and leave. No part
+//! is waited for without end, because a hung part is a reason to stop.
 
-pub mod views;
+pub mod notify;
+pub mod reload;
+pub mod supervisor;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::time::{interval, timeout};
 
+use crate::album::{Album, Limits};
 use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::{Camera, Config};
-use crate::geometry::PairEnd;
+use crate::geometry::{PairEnd, Site};
 use crate::heads::{self, HeadError};
-use crate::heartbeat::{Heart, Part};
+use crate::heartbeat::{Heart, Part, Trouble};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
 use crate::outbox::Outbox;
+use crate::pictures;
 use crate::publish::mqtt;
 use crate::slot::{HealthBoard, InputBoard, Slots};
-use crate::types::{ClassName, Snapshot};
+use crate::types::{CameraId, ClassName, Snapshot};
+
+/// How long pictures of alarms are kept.
+const PICTURES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much room they may take.
+const PICTURES_MAX_BYTES: u64 = 1 << 28;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,14 +59,27 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+/// How long a thread may take to end. What it works on (a batch, a scene) takes no longer unless it hangs.
+const END_WITHIN: Duration = Duration::from_millis(1500);
+
+/// How long a sink may take to say what is left to say: its own limit is 2 s.
+const LEAVE_WITHIN: Duration = Duration::from_millis(2500);
+
 /// The running daemon.
 pub struct Daemon {
+    config: Config,
     runtime: Runtime,
+    slots: Arc<Slots>,
+    health: Arc<HealthBoard>,
+    outbox: Arc<Outbox>,
     cameras: Vec<CameraHandle>,
     stop_infer: Arc<AtomicBool>,
     infer: JoinHandle<()>,
     analysis: JoinHandle<()>,
     orders: SyncSender<Order>,
+    pictures: JoinHandle<()>,
+    /// Where each camera's floor is, for the pictures; a reload changes it.
+    sites: watch::Sender<BTreeMap<CameraId, Site>>,
     sinks: Sinks,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     spec: BackendSpec,
@@ -98,12 +125,15 @@ impl Daemon {
         let (seen_sender, seen) = sync_channel(1);
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (orders, orders_of) = sync_channel(1);
+        let (sites, sites_of) = watch::channel(sites(config));
+        let (sightings, pictures) = pictures::spawn(pictures_of(config), sites_of, outbox.clone())?;
         let wiring = Wiring {
             seen,
             health: health.clone(),
             slots: slots.clone(),
             inputs: inputs.clone(),
             outbox: outbox.clone(),
+            pictures: sightings,
             snapshots: snapshot_sender,
             orders: orders_of,
             pulse: heart.pulse(Part::Analysis, clock::monotonic()),
@@ -114,26 +144,25 @@ impl Daemon {
         let infer = infer::spawn(backend, slots.clone(), seen_sender, stop_infer.clone(), pulse)?;
 
         let mut daemon = Self {
+            config: config.clone(),
             runtime,
+            slots,
+            health,
+            outbox,
             cameras: vec![],
             stop_infer,
             infer,
             analysis,
             orders,
+            pictures,
+            sites,
             sinks,
             snapshots,
             spec,
             heart,
         };
         for camera in &config.cameras {
-            let started = ingest::spawn(
-                camera.id.clone(),
-                camera.source.clone(),
-                camera.camera_latency,
-                slots.clone(),
-                health.clone(),
-            );
-            match started {
+            match daemon.start_camera(camera) {
                 Ok(handle) => daemon.cameras.push(handle),
                 Err(error) => {
                     daemon.stop();
@@ -159,28 +188,59 @@ impl Daemon {
         &self.runtime
     }
 
-    /// Signs of life of its parts.
-    pub fn heart(&self) -> &Arc<Heart> {
-        &self.heart
+    /// Looks after the parts until something is wrong, which it then answers with.
+    pub fn supervise(&self) -> watch::Receiver<Vec<Trouble>> {
+        let _guard = self.runtime.enter();
+        supervisor::spawn(self.heart.clone(), self.outbox.clone())
     }
 
-    /// False when a thread that must not end has ended.
+    /// False when a part that must not end has ended.
     pub fn is_whole(&self) -> bool {
-        !self.infer.is_finished() && !self.analysis.is_finished()
+        let now = clock::monotonic();
+        self.heart.troubles(now, now).is_empty()
     }
 
-    /// Stops everything in order; subscribers are told.
+    /// How things are, in a line for people.
+    pub fn status_line(&self) -> String {
+        supervisor::status_line(&self.outbox.statements())
+    }
+
+    fn start_camera(&self, camera: &Camera) -> Result<CameraHandle, IngestError> {
+        ingest::spawn(
+            camera.id.clone(),
+            camera.source.clone(),
+            camera.camera_latency,
+            self.slots.clone(),
+            self.health.clone(),
+        )
+    }
+
+    /// Stops everything in order; subscribers are told. Takes at most 8 s, and 1 s when nothing hangs.
     pub fn stop(self) {
-        for camera in self.cameras {
-            camera.stop();
-        }
+        ingest::stop_all(self.cameras);
         self.stop_infer.store(true, Ordering::Relaxed);
-        for (name, thread) in [("infer", self.infer), ("analysis", self.analysis)] {
-            if thread.join().is_err() {
-                tracing::error!(thread = name, "the thread had failed");
-            }
-        }
+        end(&self.runtime, "infer", self.infer);
+        // The analysis ends with the inference; when that hangs, it ends because nobody can give it orders any more.
+        drop(self.orders);
+        end(&self.runtime, "analysis", self.analysis);
+        end(&self.runtime, "pictures", self.pictures);
         self.sinks.stop(&self.runtime);
+        self.runtime.shutdown_timeout(END_WITHIN);
+    }
+}
+
+/// Waits for a thread's end, but not for ever.
+fn end(runtime: &Runtime, name: &str, thread: JoinHandle<()>) {
+    let ended = async {
+        let mut ticks = interval(Duration::from_millis(10));
+        while !thread.is_finished() {
+            ticks.tick().await;
+        }
+    };
+    if runtime.block_on(async { timeout(END_WITHIN, ended).await }).is_err() {
+        tracing::error!(thread = name, "the thread does not end; it is left behind");
+    } else if thread.join().is_err() {
+        tracing::error!(thread = name, "the thread had failed");
     }
 }
 
@@ -195,15 +255,15 @@ impl Sinks {
         let (shutdown, stopped) = watch::channel(false);
         let (watch_topics, topics) = watch::channel(config.watched_topics());
         let _guard = runtime.enter();
-        let mqtt = mqtt::spawn(
-            config.mqtt.clone(),
-            config.node.clone(),
-            outbox.reader("mqtt"),
-            inputs.clone(),
-            topics,
-            stopped,
-            heart.pulse(Part::Mqtt, clock::monotonic()),
-        );
+        let wiring = mqtt::Wiring {
+            node: config.node.clone(),
+            reader: outbox.reader("mqtt"),
+            inputs: inputs.clone(),
+            watch_topics: topics,
+            shutdown: stopped,
+            pulse: heart.pulse(Part::Mqtt, clock::monotonic()),
+        };
+        let mqtt = mqtt::spawn(config.mqtt.clone(), wiring);
         Self { shutdown, watch_topics, mqtt }
     }
 
@@ -219,28 +279,38 @@ impl Sinks {
 
     fn stop(self, runtime: &Runtime) {
         self.shutdown.send_replace(true);
-        if runtime.block_on(self.mqtt).is_err() {
-            tracing::error!("the MQTT task had failed");
+        match runtime.block_on(async { timeout(LEAVE_WITHIN, self.mqtt).await }) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("the MQTT task had failed"),
+            Err(_) => tracing::error!("the MQTT task does not end; it is left behind"),
         }
     }
 }
 
-/// The analysis of a configuration, with the shipped heads.
-pub fn analysis_of(config: &Config) -> Result<Analysis, HeadError> {
-    let setups = config.cameras.iter().map(|camera| setup_of(config, camera));
-    let heads = heads::shipped::heads(&classes(config))?;
-    Ok(Analysis::new(TimeZone::system(), heads, setups.collect(), clock::utc()))
+/// Where each camera's floor is.
+fn sites(config: &Config) -> BTreeMap<CameraId, Site> {
+    config.cameras.iter().map(|camera| (camera.id.clone(), camera.site.clone())).collect()
 }
 
-/// A camera as the analysis needs it, with what commissioning stored of its view.
-pub fn setup_of(config: &Config, camera: &Camera) -> CameraSetup {
-    CameraSetup {
+/// How pictures of alarms are made and kept.
+fn pictures_of(config: &Config) -> pictures::Settings {
+    let limits = Limits { keep: PICTURES_KEPT, max_bytes: PICTURES_MAX_BYTES };
+    pictures::Settings { album: Album::new(config.state_dir.join("pictures"), limits), blur: vec![] }
+}
+
+/// The analysis of a configuration, with the shipped heads.
+pub fn analysis_of(config: &Config) -> Result<Analysis, HeadError> {
+    let heads = heads::shipped::heads(&classes(config))?;
+    Ok(Analysis::new(TimeZone::system(), heads, camera_setups(config), clock::utc()))
+}
+
+fn camera_setups(config: &Config) -> Vec<CameraSetup> {
+    let setup = |camera: &Camera| CameraSetup {
         id: camera.id.clone(),
         site: camera.site.clone(),
         rules: camera.rules.clone(),
-        view: camera.view,
-        profile: views::load(&config.state_dir, &camera.id).map(Arc::new),
-    }
+    };
+    config.cameras.iter().map(setup).collect()
 }
 
 /// The classes that any pair of the configuration speaks of.

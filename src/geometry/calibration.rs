@@ -80,6 +80,11 @@ pub enum CalibrationError {
     /// Four are needed.
     #[error("calibration has {0} floor points: give at least 4, no three of them on a line")]
     TooFew(usize),
+    /// More than anybody measures.
+    #[error(
+        "calibration has {0} floor points, and at most {MAX_POINTS} are taken: keep those that are spread widest"
+    )]
+    TooMany(usize),
     /// A value is not a number, or the lens has no size.
     #[error("calibration: {0}; give finite numbers, a focal length above 0 and pixels of the picture")]
     NotANumber(String),
@@ -110,6 +115,8 @@ pub enum CalibrationError {
     },
 }
 
+/// Floor points taken at most: whether they span the floor is asked of every three.
+const MAX_POINTS: usize = 100;
 /// How exactly a person clicks: standard deviation of one coordinate, in pixels of a picture 640 wide.
 pub const CLICK_SIGMA_PX_AT_640: f64 = 1.0;
 /// A reprojection error beyond this share of the picture's width is a mistake, not noise (12.8 px of 640).
@@ -126,6 +133,9 @@ pub fn calibrate(lens: &Lens, points: &[FloorPoint]) -> Result<Calibration, Cali
     check_numbers(lens, points)?;
     if points.len() < 4 {
         return Err(CalibrationError::TooFew(points.len()));
+    }
+    if points.len() > MAX_POINTS {
+        return Err(CalibrationError::TooMany(points.len()));
     }
     check_spread(points)?;
     let start = pose_from_homography(lens, points)?;

@@ -37,6 +37,7 @@ pub use inventory::{Element, Inventory, inventory};
 pub use supervisor::CameraHandle;
 pub use url::{StreamUrl, UrlError};
 
+use crate::clock;
 use crate::slot::{HealthBoard, Slots};
 use crate::types::CameraId;
 
@@ -164,4 +165,16 @@ pub fn spawn(
     health: Arc<HealthBoard>,
 ) -> Result<CameraHandle, IngestError> {
     supervisor::spawn(camera, source, camera_latency, slots, health)
+}
+
+/// Whether [`spawn`] would start the camera; tries nothing. Errors as it would.
+pub fn ready(camera: &CameraId, source: &CameraSource) -> Result<(), IngestError> {
+    supervisor::ready(camera, source)
+}
+
+/// Stops cameras, all at once: within 2 s however many hang.
+pub fn stop_all(cameras: Vec<CameraHandle>) {
+    cameras.iter().for_each(CameraHandle::ask_to_stop);
+    let by = clock::monotonic() + supervisor::STOP_WITHIN;
+    cameras.into_iter().for_each(|camera| camera.stop_by(by));
 }

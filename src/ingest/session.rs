@@ -330,7 +330,8 @@ fn callbacks(camera: Arc<Camera>, progress: Arc<Progress>) -> gst_app::AppSinkCa
             progress.last_arrival.store(now.mono.as_nanos(), Ordering::Relaxed);
             progress.lag_lasts.fetch_or(stamp.lag_lasts, Ordering::Relaxed);
             tracing::trace!(camera = %camera.id, age_ms = stamp.age.as_millis(), settled = stamp.settled, "frame");
-            if !stamp.settled || picture.corrupted {
+            // A pipeline that does not let go must not give pictures to a camera of the same name that came after.
+            if !stamp.settled || picture.corrupted || camera.stop.is_raised() {
                 return Ok(gst::FlowSuccess::Ok);
             }
             camera.slots.put(Frame {

@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::slot::{HealthBoard, Slots};
 use crate::types::{CameraHealth, CameraId, CameraState, Reason};
 
 /// How long a stopped camera may take to let go.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub(super) struct Camera {
     pub seq: AtomicU64,
     pub stop: Flag,
     done: Flag,
+    /// It was stopped, did not let go and was left behind: what it says does not count any more.
+    left_behind: AtomicBool,
     board: Arc<HealthBoard>,
     health: Mutex<Option<CameraHealth>>,
     connects: AtomicU64,
@@ -68,7 +70,9 @@ impl Camera {
         if health.as_ref() != Some(&new) {
             *health = Some(new.clone());
             drop(health);
-            self.board.set(&self.id, new);
+            if !self.left_behind.load(Ordering::Relaxed) {
+                self.board.set(&self.id, new);
+            }
         }
     }
 
@@ -94,14 +98,25 @@ impl CameraHandle {
 
     /// Ends the stream and joins the thread, within 2 s. The camera's frame and health stay where they are.
     pub fn stop(mut self) {
-        self.stop_and_join();
+        self.join_by(clock::monotonic() + STOP_WITHIN);
     }
 
-    fn stop_and_join(&mut self) {
+    /// Asks the stream to end, and waits for nothing.
+    pub(super) fn ask_to_stop(&self) {
         self.camera.stop.raise();
+    }
+
+    /// As [`CameraHandle::stop`], with another deadline.
+    pub(super) fn stop_by(mut self, by: Timestamp) {
+        self.join_by(by);
+    }
+
+    fn join_by(&mut self, by: Timestamp) {
+        self.ask_to_stop();
         let Some(thread) = self.thread.take() else { return };
-        if !self.camera.done.wait(STOP_WITHIN) {
+        if !self.camera.done.wait(by.since(clock::monotonic())) {
             // A plugin that hangs must not hang the daemon's stop or reload; its thread is left behind.
+            self.camera.left_behind.store(true, Ordering::Relaxed);
             tracing::warn!(camera = %self.camera.id, "the camera's pipeline does not stop; it is left behind");
             return;
         }
@@ -113,7 +128,7 @@ impl CameraHandle {
 
 impl Drop for CameraHandle {
     fn drop(&mut self) {
-        self.stop_and_join();
+        self.join_by(clock::monotonic() + STOP_WITHIN);
     }
 }
 
@@ -132,6 +147,7 @@ pub(super) fn spawn(
         seq: AtomicU64::new(0),
         stop: Flag::default(),
         done: Flag::default(),
+        left_behind: AtomicBool::new(false),
         board,
         health: Mutex::new(None),
         connects: AtomicU64::new(0),
@@ -152,7 +168,7 @@ pub(super) fn spawn(
 }
 
 #[cfg(feature = "gstreamer")]
-fn ready(id: &CameraId, source: &CameraSource) -> Result<(), IngestError> {
+pub(super) fn ready(id: &CameraId, source: &CameraSource) -> Result<(), IngestError> {
     match source {
         CameraSource::Rtsp(_) => super::pipeline::require_rtsp(id),
         CameraSource::File { .. } => super::pipeline::require_file(id),
@@ -161,7 +177,7 @@ fn ready(id: &CameraId, source: &CameraSource) -> Result<(), IngestError> {
 }
 
 #[cfg(not(feature = "gstreamer"))]
-fn ready(id: &CameraId, source: &CameraSource) -> Result<(), IngestError> {
+pub(super) fn ready(id: &CameraId, source: &CameraSource) -> Result<(), IngestError> {
     match source {
         CameraSource::Rtsp(_) | CameraSource::File { .. } => {
             Err(IngestError::NoGstreamer { camera: id.clone() })

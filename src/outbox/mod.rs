@@ -186,15 +186,16 @@ impl Outbox {
     }
 
     /// Appends an event and gives it its `event_id` and `seq`. Never waits for a disk.
-    pub fn push(&self, event: Transition) {
-        self.push_at(event, clock::stamp());
+    pub fn push(&self, event: Transition) -> Arc<Transition> {
+        self.push_at(event, clock::stamp())
     }
 
-    fn push_at(&self, mut event: Transition, stamp: Stamp) {
+    fn push_at(&self, mut event: Transition, stamp: Stamp) -> Arc<Transition> {
         let mut inner = self.lock();
         event.seq = inner.next_seq;
         event.event_id = format!("{}-{}", inner.epoch, inner.next_seq);
-        let held = Held { number: inner.next_number, stamp, event: Arc::new(event) };
+        let event = Arc::new(event);
+        let held = Held { number: inner.next_number, stamp, event: event.clone() };
         inner.next_seq += 1;
         inner.next_number += 1;
         if inner.events.len() >= EVENT_CAPACITY {
@@ -202,6 +203,12 @@ impl Outbox {
         }
         inner.events.push_back(held);
         self.announce(inner);
+        event
+    }
+
+    /// All present statements, for who only looks once in a while.
+    pub fn statements(&self) -> Vec<Statement> {
+        self.lock().statements.values().map(|(_, statement)| statement.clone()).collect()
     }
 
     /// The reader of this name: it goes on where it was, or begins with the next event. It starts with the
@@ -346,7 +353,7 @@ mod tests {
 
     use super::*;
     use crate::clock::UtcMillis;
-    use crate::types::{CameraState, Evidence, Happening, Reason, State, ViewStatus};
+    use crate::types::{CameraState, Evidence, Happening, Reason, State};
 
     fn camera(name: &str, dropped: u64) -> Statement {
         Statement::Camera(CameraStatus {
@@ -358,7 +365,6 @@ mod tests {
             frame_age_s: None,
             dropped,
             connects: 1,
-            view: ViewStatus::default(),
             ts: UtcMillis(0),
         })
     }
@@ -426,7 +432,7 @@ mod tests {
     fn events_are_numbered_and_stay_until_delivered() {
         let outbox = Arc::new(Outbox::default());
         let reader = outbox.reader("r");
-        (0..3).for_each(|_| outbox.push(event()));
+        (0..3).for_each(|_| drop(outbox.push(event())));
         assert_eq!(seqs(&reader, 2), [1, 2]);
         let waiting = reader.pending_events(&stamp(0), 9);
         let epoch = &outbox.lock().epoch.clone();
@@ -444,7 +450,7 @@ mod tests {
     fn what_a_broker_that_forgot_us_took_last_waits_again() {
         let outbox = Arc::new(Outbox::default());
         let reader = outbox.reader("r");
-        (0..4).for_each(|_| outbox.push(event()));
+        (0..4).for_each(|_| drop(outbox.push(event())));
         let resend = outbox.settings.resend;
         reader.delivered(1, T0);
         reader.delivered(2, T0 + resend / 2);
@@ -472,7 +478,7 @@ mod tests {
     fn a_full_outbox_drops_the_oldest_and_counts() {
         let outbox = Arc::new(Outbox::default());
         let reader = outbox.reader("r");
-        (0..EVENT_CAPACITY + 5).for_each(|_| outbox.push(event()));
+        (0..EVENT_CAPACITY + 5).for_each(|_| drop(outbox.push(event())));
         assert_eq!(seqs(&reader, 1), [6]);
         assert_eq!((reader.dropped(), outbox.dropped()), (5, 5));
     }
@@ -481,7 +487,7 @@ mod tests {
     fn a_retired_reader_holds_nothing_back() {
         let outbox = Arc::new(Outbox::default());
         let (reader, _idle) = (outbox.reader("r"), outbox.reader("idle"));
-        (0..3).for_each(|_| outbox.push(event()));
+        (0..3).for_each(|_| drop(outbox.push(event())));
         reader.delivered(3, T0);
         reader.delivered(3, T0 + outbox.settings.resend);
         assert_eq!((outbox.waiting(), outbox.lock().events.len()), (3, 3));

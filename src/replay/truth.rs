@@ -73,7 +73,11 @@ impl Truth {
     pub fn parse(text: &str) -> Result<Self, TruthError> {
         let mut frames = BTreeMap::new();
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let problem = |problem: String| TruthError::Line { line: index + 1, problem };
+            // serde repeats what it does not want, however long that is.
+            let problem = |problem: String| TruthError::Line {
+                line: index + 1,
+                problem: problem.chars().take(300).collect(),
+            };
             let truth: FrameTruth = serde_json::from_str(line).map_err(|error| problem(error.to_string()))?;
             let number = truth.frame;
             if frames.insert(number, truth).is_some() {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A name that breaks the rule above.
+/// A name that breaks the rule above. It is not repeated: it may be a URL with a password that slipped into the
+/// wrong place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a valid name: use 1 to 40 of a-z, 0-9, '_' and '-', starting with a letter or a digit")]
-pub struct InvalidName(pub String);
+#[error("not a valid name: use 1 to 40 of a-z, 0-9, '_' and '-', starting with a letter or a digit")]
+pub struct InvalidName;
 
 fn is_valid(name: &str) -> bool {
     let bytes = name.as_bytes();
@@ -42,7 +43,7 @@ macro_rules! id {
         impl $name {
             /// Checks the name. Errors when it breaks the alphabet of this module.
             pub fn new(name: &str) -> Result<Self, InvalidName> {
-                if is_valid(name) { Ok(Self(name.into())) } else { Err(InvalidName(name.to_owned())) }
+                if is_valid(name) { Ok(Self(name.into())) } else { Err(InvalidName) }
             }
 
             /// The name as text.

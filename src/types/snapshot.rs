@@ -27,8 +27,8 @@ pub struct Snapshot {
 /// Something that happened to a rule, with the frame that decided it.
 #[derive(Debug, Clone)]
 pub struct Sighting {
-    /// What happened.
-    pub transition: Transition,
+    /// What happened, as the outbox numbered it.
+    pub event: Arc<Transition>,
     /// The frame.
     pub snapshot: Arc<Snapshot>,
 }
