@@ -23,9 +23,11 @@ use crate::heads::{self, Head};
 use crate::heartbeat::Pulse;
 use crate::metrics::METRICS;
 use crate::outbox::{Outbox, Statement};
+use crate::rules::guard::Done;
 use crate::rules::when::{self, LocalTime};
-use crate::rules::{Latch, Rule, RuleSettings};
-use crate::slot::{HealthBoard, InputBoard, Slots};
+use crate::rules::{Guard, Latency, Memory, Rule, RuleMemory, RuleSettings};
+use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
+use crate::types::command::{Action, Answer, Command, Refusal};
 use crate::types::{
     CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Happening, MetricScene,
     PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State, Transition,
@@ -64,6 +66,8 @@ pub struct Output {
     pub transitions: Vec<Transition>,
     /// What there is to see, after a frame.
     pub snapshot: Option<Snapshot>,
+    /// All that must survive a restart, when any of it has changed.
+    pub memory: Option<Memory>,
 }
 
 /// What the analysis looks at beside the frames.
@@ -78,13 +82,18 @@ pub struct Surroundings {
 }
 
 struct RuleRun {
-    settings: RuleSettings,
+    guard: Guard,
     rule: Box<dyn Rule>,
-    latch: Latch,
     said: State,
+    /// How many alarms there were when the state was said.
+    alarms: u64,
     since: UtcMillis,
     distance: Option<Distance>,
+    /// What separation by speed asked for at that distance, metres.
+    separation_m: Option<f64>,
     captured: Option<UtcMillis>,
+    /// What was given out to be remembered.
+    remembered: RuleMemory,
 }
 
 struct CameraRun {
@@ -92,6 +101,7 @@ struct CameraRun {
     rules: Vec<RuleRun>,
     analysed: VecDeque<Timestamp>,
     newest: Option<Timestamp>,
+    latency: Latency,
     said: Option<CameraStatus>,
     /// Pictures that were taken before are another camera's of the same name.
     born: Timestamp,
@@ -113,6 +123,8 @@ pub struct Analysis {
     heads: Vec<Box<dyn Head>>,
     cameras: BTreeMap<CameraId, CameraRun>,
     resaid: Option<Timestamp>,
+    /// Whether rules went of which something may be remembered.
+    forgotten: bool,
 }
 
 impl Analysis {
@@ -125,7 +137,51 @@ impl Analysis {
     ) -> Self {
         let cameras =
             setups.into_iter().map(|setup| (setup.id.clone(), CameraRun::new(setup, start))).collect();
-        Self { zone, heads, cameras, resaid: None }
+        Self { zone, heads, cameras, resaid: None, forgotten: false }
+    }
+
+    /// Takes up what was remembered of the rules. What is remembered of others is dropped.
+    pub fn restore(&mut self, now: Now, mut memory: Memory) {
+        for (id, camera) in &mut self.cameras {
+            let mut rules = memory.remove(id).unwrap_or_default();
+            for rule in &mut camera.rules {
+                let settings = rule.guard.settings().clone();
+                if let Some(memory) = rules.remove(&settings.id) {
+                    *rule = RuleRun::restored(id, settings, memory, now);
+                }
+            }
+        }
+    }
+
+    /// Does what is asked, or says why not.
+    pub fn obey(&mut self, now: Now, command: &Command, around: &Surroundings) -> (Output, Answer) {
+        let mut output = Output::default();
+        let Action::Rule { camera: id, rule: rule_id, order } = &command.action else {
+            self.look_around(now, around, &mut output, None);
+            let rules = self
+                .cameras
+                .iter()
+                .flat_map(|(id, camera)| camera.rules.iter().map(move |rule| rule.status(id, now.utc)));
+            return (output, Ok(rules.collect()));
+        };
+        let Some(camera) = self.cameras.get_mut(id) else {
+            return (output, Err(Refusal::NoCamera(id.clone())));
+        };
+        let Some(at) = camera.rules.iter().position(|rule| rule.guard.settings().id == *rule_id) else {
+            return (output, Err(Refusal::NoRule(id.clone(), rule_id.clone())));
+        };
+        let rule = &mut camera.rules[at];
+        let occasion = Occasion { camera: id, utc: now.utc, resay: false, times: None };
+        let done = rule.guard.obey(now, *order, &command.by, command.via);
+        if let Ok(Some(done)) = &done {
+            rule.rule = rule.guard.settings().build();
+            rule.tell(done.clone(), &occasion, &mut output);
+        }
+        self.look_around(now, around, &mut output, None);
+        let status = self.cameras.get(id).and_then(|camera| Some(camera.rules.get(at)?.status(id, now.utc)));
+        // Said also when nothing has changed, so that whoever shows what was asked for is put right.
+        output.statements.extend(status.clone().map(Statement::Rule));
+        (output, done.map(|_| status.into_iter().collect()))
     }
 
     /// Takes one frame's features.
@@ -145,7 +201,8 @@ impl Analysis {
         let measured = clock::monotonic();
         times.heads = seen.since(started);
         times.geometry = measured.since(seen);
-        camera.judge(now, &scene, &metric, times);
+        let local = LocalTime::at(now.utc, &self.zone);
+        camera.judge(now, &scene, &metric, times, |rule| when::disarmed(&rule.when, &around.topics, local));
         camera.note(now.mono, scene.captured);
         times.rules = clock::monotonic().since(measured);
 
@@ -180,7 +237,7 @@ impl Analysis {
             && captured >= camera.born
         {
             for rule in &mut camera.rules {
-                rule.latch.observe(now.mono, captured, Verdict::NoEvidence(reason));
+                rule.guard.observe(now.mono, captured, Verdict::NoEvidence(reason));
             }
         }
         self.tick(now, around)
@@ -217,14 +274,36 @@ impl Analysis {
         for (id, camera) in &mut self.cameras {
             let fault = around.health.get(id).and_then(fault);
             for rule in &mut camera.rules {
-                rule.latch.tick(now.mono, fault);
-                rule.latch.set_disarmed(when::disarmed(&rule.settings.when, &around.topics, local));
+                let condition = when::disarmed(&rule.guard.settings().when, &around.topics, local);
+                let ended = rule.guard.tick(now, fault, condition);
                 let times = deciding.filter(|(camera, _)| *camera == id).map(|(_, times)| times);
                 let occasion = Occasion { camera: id, utc: now.utc, resay, times };
+                if let Some(ended) = ended {
+                    rule.tell(ended, &occasion, output);
+                }
                 rule.report(&occasion, output);
             }
             camera.report(id, now, around, resay, output);
         }
+        self.remember(output);
+    }
+
+    /// Gives out all that must survive a restart, when any of it has changed.
+    fn remember(&mut self, output: &mut Output) {
+        let mut changed = std::mem::take(&mut self.forgotten);
+        for rule in self.cameras.values_mut().flat_map(|camera| &mut camera.rules) {
+            let memory = rule.guard.memory();
+            changed |= memory != rule.remembered;
+            rule.remembered = memory;
+        }
+        if !changed {
+            return;
+        }
+        let rules = |camera: &CameraRun| {
+            let worth = camera.rules.iter().filter(|rule| rule.remembered != RuleMemory::default());
+            worth.map(|rule| (rule.guard.settings().id.clone(), rule.remembered.clone())).collect()
+        };
+        output.memory = Some(self.cameras.iter().map(|(id, camera)| (id.clone(), rules(camera))).collect());
     }
 }
 
@@ -255,16 +334,33 @@ pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
 impl CameraRun {
     fn new(setup: CameraSetup, start: UtcMillis) -> Self {
         let rules = setup.rules.iter().map(|settings| RuleRun::new(settings.clone(), start)).collect();
-        Self { setup, rules, analysed: VecDeque::new(), newest: None, said: None, born: Timestamp::default() }
+        Self {
+            setup,
+            rules,
+            analysed: VecDeque::new(),
+            newest: None,
+            latency: Latency::default(),
+            said: None,
+            born: Timestamp::default(),
+        }
     }
 
-    fn judge(&mut self, now: Now, scene: &Scene, metric: &MetricScene, times: StageTimes) {
+    fn judge(
+        &mut self,
+        now: Now,
+        scene: &Scene,
+        metric: &MetricScene,
+        times: StageTimes,
+        disarmed: impl Fn(&RuleSettings) -> Option<String>,
+    ) {
+        self.latency.note(now.mono.since(metric.captured) + times.heads + times.geometry);
         for rule in &mut self.rules {
+            let stale_after = rule.guard.settings().latch.stale_after;
+            let latency = self.latency.p99(stale_after);
             let verdict = match scene.trust {
                 Trust::Untrusted(reason) => Verdict::NoEvidence(reason),
-                Trust::Trusted => rule.rule.judge(metric),
+                Trust::Trusted => rule.rule.judge(metric, latency),
             };
-            let stale_after = rule.settings.latch.stale_after;
             let late = now.mono.since(metric.captured) > stale_after;
             // It came in time and was worked on for too long: that is ours, not the camera's.
             let verdict = if late && times.ingest < stale_after {
@@ -272,12 +368,16 @@ impl CameraRun {
             } else {
                 verdict
             };
-            rule.latch.observe(now.mono, metric.captured, verdict);
-            let reading = metric.pairs.iter().find(|pair| pair.pair == *rule.settings.pair());
+            rule.guard.arm(disarmed(rule.guard.settings()));
+            rule.guard.observe(now.mono, metric.captured, verdict);
+            let reading = metric.pairs.iter().find(|pair| pair.pair == *rule.guard.settings().pair());
             rule.distance = match reading.map(|pair| &pair.reading) {
                 Some(Reading::Measured(distance)) => Some(distance.clone()),
                 _ => None,
             };
+            let asked =
+                rule.distance.as_ref().map(|distance| rule.guard.settings().separation_m(distance, latency));
+            rule.separation_m = asked.flatten();
             rule.captured = Some(metric.captured_utc);
         }
     }
@@ -315,34 +415,59 @@ impl CameraRun {
 
 impl RuleRun {
     fn new(settings: RuleSettings, start: UtcMillis) -> Self {
-        let latch = Latch::new(settings.latch);
+        Self::of(Guard::new(settings), start)
+    }
+
+    /// A rule of which something is remembered. Says what becomes of limits that were set from afar.
+    fn restored(camera: &CameraId, settings: RuleSettings, memory: RuleMemory, now: Now) -> Self {
+        let set: Vec<_> = memory.limits.keys().copied().collect();
+        let run =
+            Self { remembered: memory.clone(), ..Self::of(Guard::restore(settings, memory, now), now.utc) };
+        let (rule, kept) = (&run.guard.settings().id, &run.guard.memory().limits);
+        for limit in set.iter().filter(|limit| !kept.contains_key(limit)) {
+            tracing::warn!(%camera, %rule, "{limit} that was set from afar is dropped: the configuration says something else now");
+        }
+        if let Some(reason) = run.guard.off_by() {
+            tracing::warn!(%camera, %rule, "the rule is still {reason}");
+        }
+        if run.guard.held().is_some() {
+            tracing::info!(%camera, %rule, "the rule is still in its latched alarm");
+        }
+        run
+    }
+
+    fn of(guard: Guard, start: UtcMillis) -> Self {
         Self {
-            rule: settings.build(),
-            said: latch.state(),
-            latch,
-            settings,
+            rule: guard.settings().build(),
+            said: guard.state(),
+            alarms: guard.alarms(),
+            guard,
             since: start,
             distance: None,
+            separation_m: None,
             captured: None,
+            remembered: RuleMemory::default(),
         }
     }
 
     fn status(&self, camera: &CameraId, ts: UtcMillis) -> RuleStatus {
-        let (warning_m, alarm_m) = self.settings.limits_m();
-        let evidence = self.latch.evidence();
+        let settings = self.guard.settings();
+        let (warning_m, alarm_m) = settings.limits_m();
+        let evidence = self.guard.evidence();
+        let is_fresh = evidence == Evidence::Fresh;
         RuleStatus {
             camera: camera.clone(),
-            rule: self.settings.id.clone(),
-            pair: self.settings.pair().clone(),
-            state: self.latch.state(),
+            rule: settings.id.clone(),
+            pair: settings.pair().clone(),
+            state: self.guard.state(),
             evidence,
-            distance: if evidence == Evidence::Fresh { self.distance.clone() } else { None },
+            distance: self.distance.clone().filter(|_| is_fresh),
             warning_m,
             alarm_m,
-            held: None,
-            armed: true,
-            shelved_until: None,
-            separation_m: None,
+            held: self.guard.held().cloned(),
+            armed: self.guard.is_armed(),
+            shelved_until: self.guard.shelved_until(),
+            separation_m: self.separation_m.filter(|_| is_fresh),
             since: self.since,
             ts,
             captured: self.captured,
@@ -350,14 +475,31 @@ impl RuleRun {
         }
     }
 
-    /// Says the state when it changed, or when it is time to say it again. A change of its word is an event.
+    /// Tells what somebody did. The state is still the one that was said; what follows from it is told next.
+    fn tell(&mut self, done: Done, occasion: &Occasion<'_>, output: &mut Output) {
+        let status = self.status(occasion.camera, occasion.utc);
+        output.transitions.push(Transition {
+            event_id: String::new(),
+            seq: 0,
+            what: done.what,
+            from: self.said.clone(),
+            status: RuleStatus { state: self.said.clone(), ..status },
+            times: None,
+            order: Some(done.order),
+        });
+    }
+
+    /// Says the state when it changed, or when it is time to say it again. A change of its word is an event, and so
+    /// is a new alarm while the one before is still held.
     fn report(&mut self, occasion: &Occasion<'_>, output: &mut Output) {
-        let state = self.latch.state();
-        let event = state.word() != self.said.word();
+        let state = self.guard.state();
+        let another = state == State::Alarm && self.guard.alarms() != self.alarms;
+        self.alarms = self.guard.alarms();
+        let event = state.word() != self.said.word() || another;
         if event {
             self.since = occasion.utc;
         }
-        if state != self.said || occasion.resay {
+        if event || state != self.said || occasion.resay {
             output.statements.push(Statement::Rule(self.status(occasion.camera, occasion.utc)));
         }
         if event {
@@ -391,6 +533,10 @@ pub struct Wiring {
     pub pictures: SyncSender<Sighting>,
     /// Where to show things.
     pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    /// What people ask.
+    pub commands: Receiver<Command>,
+    /// Where what must survive a restart is put down.
+    pub memory: Arc<Latest<Memory>>,
     /// New configurations. The thread ends when nobody can give any more.
     pub orders: Receiver<Order>,
     /// Beats on every wake-up.
@@ -429,6 +575,15 @@ pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHand
                 wiring.deliver(output);
             }
             wiring.deliver(analysis.tick(clock::now(), &around));
+            for command in wiring.commands.try_iter() {
+                let (output, answer) = analysis.obey(clock::now(), &command, &around);
+                log_command(&command, &answer);
+                wiring.deliver(output);
+                if let Some(reply) = command.reply {
+                    // Whoever asked may have given up waiting.
+                    let _ = reply.send(answer);
+                }
+            }
         }
         wiring.deliver(analysis.stop(clock::now()));
     })
@@ -456,6 +611,9 @@ impl Wiring {
         for statement in output.statements {
             self.outbox.say(statement);
         }
+        if let Some(memory) = output.memory {
+            self.memory.put(memory);
+        }
         if snapshot.is_some() {
             self.snapshots.send_replace(snapshot);
         }
@@ -470,6 +628,15 @@ impl Wiring {
         if self.pictures.try_send(Sighting { event, snapshot: snapshot.clone() }).is_err() {
             METRICS.pictures_dropped.of(&[&"busy"]).inc();
         }
+    }
+}
+
+fn log_command(command: &Command, answer: &Answer) {
+    let Action::Rule { camera, rule, order } = &command.action else { return };
+    let by = &command.by;
+    match answer {
+        Ok(_) => tracing::info!(%camera, %rule, %by, via = %command.via, ?order, "command"),
+        Err(why) => tracing::warn!(%camera, %rule, %by, via = %command.via, ?order, "command refused: {why}"),
     }
 }
 
@@ -513,12 +680,15 @@ mod tests {
                 alarm_m: 0.5,
                 leave_warning_m: None,
                 leave_alarm_m: 0.8,
+                separation: None,
             }),
             latch: LatchSettings {
                 stale_after: Duration::from_secs(1),
                 alarm_after: Duration::ZERO,
                 clear_after: Duration::from_secs(1),
+                latch: false,
             },
+            shelve_max: Duration::from_secs(8 * 3600),
             when,
         };
         let pairs = vec![Pair { id: pair, from: ClassName::new("forklift").unwrap(), to }];

@@ -55,6 +55,11 @@ impl Add<Duration> for Timestamp {
 pub struct UtcMillis(pub i64);
 
 impl UtcMillis {
+    /// This moment and `duration`.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// This moment less `duration`.
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))

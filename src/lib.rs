@@ -17,6 +17,7 @@ pub mod heads;
 pub mod heartbeat;
 pub mod infer;
 pub mod ingest;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod outbox;

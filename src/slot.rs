@@ -117,6 +117,37 @@ impl InputBoard {
     }
 }
 
+/// One value that a writer replaces and one reader takes.
+#[derive(Debug)]
+pub struct Latest<T> {
+    value: Mutex<Option<T>>,
+    filled: Condvar,
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { value: Mutex::new(None), filled: Condvar::new() }
+    }
+}
+
+impl<T> Latest<T> {
+    /// Puts a value. One that was not taken yet is overwritten.
+    pub fn put(&self, value: T) {
+        *lock(&self.value) = Some(value);
+        self.filled.notify_one();
+    }
+
+    /// Takes the value; waits up to `patience` for one.
+    pub fn take(&self, patience: Duration) -> Option<T> {
+        let value = lock(&self.value);
+        let (mut value, _) = self
+            .filled
+            .wait_timeout_while(value, patience, |value| value.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        value.take()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

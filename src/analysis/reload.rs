@@ -1,7 +1,7 @@
 //! What a new configuration changes in a running analysis. Whatever is as before keeps its state, its statistics and
 //! the time of its next word: a reload must not be seen by the cameras that it does not touch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 
 use super::{Analysis, CameraRun, CameraSetup, Occasion, Output, RuleRun};
@@ -9,7 +9,8 @@ use crate::clock::Now;
 use crate::geometry::{PairEnd, Site};
 use crate::heads::Head;
 use crate::outbox::{Gone, Statement};
-use crate::types::{CameraId, PairId, Reason};
+use crate::rules::RuleMemory;
+use crate::types::{CameraId, PairId, RuleId};
 
 /// A new configuration, as far as the analysis has to know it.
 pub struct Reconfigure {
@@ -38,8 +39,17 @@ impl Analysis {
         let stays = |id: &CameraId| new.cameras.iter().any(|camera| camera.id == *id);
         let leaving: Vec<CameraId> =
             self.cameras.keys().filter(|id| !stays(id) || new.fresh.contains(id)).cloned().collect();
+        // What people did, and a held alarm, are the rule's, whichever address the pictures come from.
+        let mut kept: BTreeMap<(CameraId, RuleId), RuleMemory> = BTreeMap::new();
         for id in leaving {
             let Some(mut camera) = self.cameras.remove(&id) else { continue };
+            self.forgotten = true;
+            kept.extend(
+                camera
+                    .rules
+                    .iter()
+                    .map(|rule| ((id.clone(), rule.guard.settings().id.clone()), rule.guard.memory())),
+            );
             camera.end(&id, now, &mut output);
             if !stays(&id) {
                 camera.be_forgotten(id, now, &mut output);
@@ -48,11 +58,20 @@ impl Analysis {
         for setup in new.cameras {
             match self.cameras.get_mut(&setup.id) {
                 Some(camera) if camera.setup == setup => {}
-                Some(camera) => camera.follow(setup, now, &mut output),
+                Some(camera) => {
+                    self.forgotten = true;
+                    camera.follow(setup, now, &mut output);
+                }
                 None => {
                     let mut camera = CameraRun::new(setup, now.utc);
                     camera.born = now.mono;
                     let id = &camera.setup.id;
+                    for rule in &mut camera.rules {
+                        let settings = rule.guard.settings().clone();
+                        if let Some(memory) = kept.remove(&(id.clone(), settings.id.clone())) {
+                            *rule = RuleRun::restored(id, settings, memory, now);
+                        }
+                    }
                     let words = camera.rules.iter().map(|rule| Statement::Rule(rule.status(id, now.utc)));
                     output.statements.extend(words);
                     self.cameras.insert(id.clone(), camera);
@@ -85,15 +104,19 @@ impl CameraRun {
         let old = std::mem::replace(&mut self.setup, setup);
         let mut before = std::mem::take(&mut self.rules);
         for settings in &self.setup.rules {
-            let known = before.iter().position(|rule| rule.settings.id == settings.id);
+            let known = before.iter().position(|rule| rule.guard.settings().id == settings.id);
             let known = known.map(|at| before.swap_remove(at));
             let means_the_same = known.as_ref().is_some_and(|rule| {
-                rule.settings == *settings && same_ground(&old.site, &self.setup.site, settings.pair())
+                *rule.guard.configured() == *settings
+                    && same_ground(&old.site, &self.setup.site, settings.pair())
             });
             self.rules.push(match known {
                 Some(rule) if means_the_same => rule,
                 known => {
-                    let mut rule = RuleRun::new(settings.clone(), now.utc);
+                    let mut rule = match &known {
+                        Some(known) => RuleRun::restored(&id, settings.clone(), known.guard.memory(), now),
+                        None => RuleRun::new(settings.clone(), now.utc),
+                    };
                     output.statements.push(Statement::Rule(rule.status(&id, now.utc)));
                     if let Some(known) = known {
                         // So that its next word is an event: from what it was to unknown.
@@ -117,8 +140,7 @@ impl CameraRun {
 
 impl RuleRun {
     fn end(&mut self, camera: &CameraId, now: Now, output: &mut Output) {
-        self.latch.set_disarmed(None);
-        self.latch.tick(now.mono, Some(Reason::Stopping));
+        self.guard.stop(now.mono);
         let occasion = Occasion { camera, utc: now.utc, resay: true, times: None };
         self.report(&occasion, output);
     }
@@ -147,7 +169,7 @@ mod tests {
     use crate::analysis::Surroundings;
     use crate::clock::Now;
     use crate::rules::RuleKind;
-    use crate::types::{Happening, Level, State, Verdict};
+    use crate::types::{Happening, Level, Reason, State, Verdict};
 
     fn order(cameras: Vec<CameraSetup>) -> Reconfigure {
         Reconfigure { cameras, fresh: BTreeSet::new(), heads: vec![] }
@@ -164,7 +186,7 @@ mod tests {
         let calm = Verdict::Evidence { raise: Level::Safe, hold: Level::Safe };
         for now in (100..=2000).step_by(100).map(at) {
             for rule in analysis.cameras.values_mut().flat_map(|camera| &mut camera.rules) {
-                rule.latch.observe(now.mono, now.mono, calm);
+                rule.guard.observe(now.mono, now.mono, calm);
             }
         }
         analysis.tick(at(2000), &Surroundings::default());
@@ -174,7 +196,7 @@ mod tests {
 
     fn states(analysis: &Analysis) -> Vec<(String, State)> {
         let rules = analysis.cameras.iter().flat_map(|(id, camera)| {
-            camera.rules.iter().map(move |rule| (id.to_string(), rule.latch.state()))
+            camera.rules.iter().map(move |rule| (id.to_string(), rule.guard.state()))
         });
         rules.collect()
     }

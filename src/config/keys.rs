@@ -184,6 +184,12 @@ static MQTT: Section = Section {
         ),
         optional("client_id", Kind::Text, "MQTT client id. Without it `standoff-` and the node's name."),
         default(
+            "allow_remote_control",
+            Kind::Flag,
+            "false",
+            "Let whoever may publish on the broker acknowledge, shelve, switch off and set limits of rules.",
+        ),
+        default(
             "keep_alive",
             Kind::Duration { min_ms: 2000, max_ms: 600_000 },
             "15s",
@@ -355,10 +361,50 @@ static RULE: Section = Section {
             "1s",
             "How long pictures must show that nothing is too close before a lower state is said.",
         ),
+        default(
+            "latch",
+            Kind::Flag,
+            "false",
+            "Hold an alarm until somebody has acknowledged it and its own pictures show that it is over.",
+        ),
+        optional(
+            "separation",
+            Kind::Section(&SEPARATION),
+            "Alarm also at the distance that the approach speed asks for, where that is more than `alarm_m`.",
+        ),
+        default(
+            "shelve_max",
+            Kind::Duration { min_ms: 1000, max_ms: 604_800_000 },
+            "8h",
+            "For how long a person may switch the rule off at a time; then it comes back by itself.",
+        ),
         optional(
             "when",
             Kind::List(&CONDITION),
             "All of these must hold for the rule to be armed. What is not known counts as holding.",
+        ),
+    ],
+};
+
+static SEPARATION: Section = Section {
+    about: "Separation by speed: speed * (measured p99 latency + `reaction`) + stopping distance, in the form of ISO 13855; advisory only. One of `stopping_m` and `deceleration_mps2`. The near end of the measured distance is compared.",
+    keys: &[
+        default(
+            "reaction",
+            Kind::Duration { min_ms: 0, max_ms: 60_000 },
+            "1s",
+            "From the alarm's decision here until whoever hears it acts: broker, siren, driver.",
+        ),
+        optional("stopping_m", METRES, "How far a thing still goes when it stops, metres."),
+        optional(
+            "deceleration_mps2",
+            Kind::Number { min: 0.1, max: 20.0 },
+            "Or how hard it brakes, metres a second per second; the distance is then `v * v / (2 * deceleration)`.",
+        ),
+        required(
+            "max_speed_mps",
+            Kind::Number { min: 0.1, max: 50.0 },
+            "The approach speed that counts while none is measured, metres a second. Speeds are not measured yet.",
         ),
     ],
 };

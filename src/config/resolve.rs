@@ -19,7 +19,7 @@ use crate::publish::tls::{self, TlsSettings};
 use crate::publish::transport::V5_KEEP_ALIVE_MIN;
 use crate::publish::{MqttSettings, MqttVersion};
 use crate::rules::when::Condition;
-use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings};
+use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
 use crate::types::ids::InvalidName;
 use crate::types::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId, Secret};
 
@@ -139,6 +139,7 @@ fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> O
         if fits { Ok(text.to_owned()) } else { Err("must have 1 to 128 characters") }
     });
     let keep_alive = section.duration("keep_alive");
+    let allow_remote_control = section.flag("allow_remote_control");
     if version == Some(MqttVersion::V5) && keep_alive.is_some_and(|time| time < V5_KEEP_ALIVE_MIN) {
         section.wrong_key("keep_alive", "must be at least 5 s with version 5");
     }
@@ -151,6 +152,7 @@ fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> O
         password,
         client_id: client_id.or_else(|| Some(format!("standoff-{}", node?)))?,
         keep_alive: keep_alive?,
+        allow_remote_control: allow_remote_control?,
     })
 }
 
@@ -413,6 +415,12 @@ fn rule(
     if leave_warning.is_some() && !section.has("warning_m") {
         section.wrong_key("leave_warning_m", "there is no `warning_m` to leave");
     }
+    let (latch, shelve_max) = (section.flag("latch"), section.duration("shelve_max"));
+    let separation = if section.has("separation") {
+        Some(section.section("separation").and_then(|section| separation(&section)))
+    } else {
+        None
+    };
     let conditions = section.list("when");
     let when: Vec<Condition> = conditions.iter().filter_map(condition).collect();
     let alarm_m = alarm?;
@@ -424,14 +432,38 @@ fn rule(
             alarm_m,
             leave_warning_m: leave_warning.or(warning.map(|limit| limit + HYSTERESIS_M)),
             leave_alarm_m: leave_alarm.unwrap_or(alarm_m + HYSTERESIS_M),
+            separation: match separation {
+                Some(separation) => Some(separation?),
+                None => None,
+            },
         }),
         latch: LatchSettings {
             stale_after: stale_after?,
             alarm_after: alarm_after?,
             clear_after: clear_after?,
+            latch: latch?,
         },
         when,
+        shelve_max: shelve_max?,
     })
+}
+
+fn separation(section: &Reader<'_>) -> Option<Separation> {
+    let (reaction, max_speed_mps) = (section.duration("reaction"), section.number("max_speed_mps"));
+    let (fixed, deceleration) = (section.number("stopping_m"), section.number("deceleration_mps2"));
+    let stopping = match (section.has("stopping_m"), section.has("deceleration_mps2")) {
+        (true, false) => fixed.map(Stopping::Fixed),
+        (false, true) => deceleration.map(Stopping::Deceleration),
+        (true, true) => {
+            section.wrong_key("deceleration_mps2", "there is also `stopping_m`; one of the two must go");
+            None
+        }
+        (false, false) => {
+            section.wrong("one of `stopping_m` and `deceleration_mps2` is missing");
+            None
+        }
+    };
+    Some(Separation { reaction: reaction?, stopping: stopping?, max_speed_mps: max_speed_mps? })
 }
 
 fn condition(section: &Reader<'_>) -> Option<Condition> {

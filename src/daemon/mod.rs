@@ -127,6 +127,7 @@ impl Daemon {
         let (orders, orders_of) = sync_channel(1);
         let (sites, sites_of) = watch::channel(sites(config));
         let (sightings, pictures) = pictures::spawn(pictures_of(config), sites_of, outbox.clone())?;
+        let (_commands, asked) = crate::types::command::channel();
         let wiring = Wiring {
             seen,
             health: health.clone(),
@@ -135,6 +136,8 @@ impl Daemon {
             outbox: outbox.clone(),
             pictures: sightings,
             snapshots: snapshot_sender,
+            commands: asked,
+            memory: Arc::default(),
             orders: orders_of,
             pulse: heart.pulse(Part::Analysis, clock::monotonic()),
         };

@@ -4,6 +4,7 @@
 //! `intake` says for whom a message is that comes in, `pace` which distances are worth sending.
 
 pub mod announce;
+pub mod command;
 pub mod discovery;
 pub mod intake;
 mod link;
@@ -68,6 +69,8 @@ pub struct MqttSettings {
     pub client_id: String,
     /// How often the connection is proved; a broker silent for one and a half times as long is given up.
     pub keep_alive: Duration,
+    /// Whether rules may be acknowledged, shelved, switched off and set over the broker.
+    pub allow_remote_control: bool,
 }
 
 impl MqttSettings {
@@ -82,6 +85,7 @@ impl MqttSettings {
             password: None,
             client_id: client_id.to_owned(),
             keep_alive: Duration::from_secs(15),
+            allow_remote_control: false,
         }
     }
 }

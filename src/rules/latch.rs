@@ -5,11 +5,14 @@
 //! - A better state, and `Clear` from `Unknown`, is entered after `clear_after` of evidence that all of the time
 //!   showed no worse, counted in capture time. Silence is not calm: a gap longer than `stale_after` starts anew.
 //! - Evidence counts in capture order: what is not newer than what was seen is ignored, also after `Unknown`.
+//! - A latched alarm ([`Held`]) stays the reported state, whatever becomes of the evidence, until it was acknowledged
+//!   *and* fresh evidence has shown for `clear_after` that it is over; in either order. Time alone ends nothing.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::types::{Evidence, Level, Reason, State, Verdict};
+use crate::types::command::Deed;
+use crate::types::{Evidence, Held, Level, Reason, State, Verdict};
 
 /// When states are entered and left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct LatchSettings {
     pub alarm_after: Duration,
     /// How long evidence must be calm before a better state is reported.
     pub clear_after: Duration,
+    /// Whether an alarm is held until it was acknowledged. A warning never is.
+    pub latch: bool,
 }
 
 /// The state machine of one rule.
@@ -39,6 +44,10 @@ pub struct Latch {
     /// Since when (capture time) all evidence was `TooNear`.
     too_near_since: Option<Timestamp>,
     disarmed: Option<String>,
+    /// The alarm that is held, when alarms are latched.
+    held: Option<Held>,
+    /// Alarms so far.
+    alarms: u64,
 }
 
 /// The levels that calm is counted for; [`Latch::calm_since`] has one entry for each.
@@ -56,7 +65,15 @@ impl Latch {
             calm_since: [None; 2],
             too_near_since: None,
             disarmed: None,
+            held: None,
+            alarms: 0,
         }
+    }
+
+    /// A latch that has seen nothing since the start but remembers an alarm that was held before: `Alarm` without
+    /// evidence. A rule that does not latch forgets it.
+    pub fn restore(settings: LatchSettings, held: Option<Held>) -> Self {
+        Self { held: held.filter(|_| settings.latch), ..Self::new(settings) }
     }
 
     /// Takes a verdict about a frame captured at `captured`, judged at `now`.
@@ -91,7 +108,12 @@ impl Latch {
         let alarm_is_due =
             self.too_near_since.is_some_and(|since| captured.since(since) >= self.settings.alarm_after);
         let raise = if raise == Level::TooNear && !alarm_is_due { Level::Near } else { raise };
-        if raise > self.level.unwrap_or(Level::Safe) {
+        if raise == Level::TooNear {
+            self.enter_alarm();
+        }
+        // A held alarm that lost its evidence is left for what has been calm long enough, and for nothing else.
+        let present = if self.held.is_some() { Level::TooNear } else { Level::Safe };
+        if raise > self.level.unwrap_or(present) {
             self.level = Some(raise);
         }
         // Unknown counts as worse than everything: it is left for what has been calm long enough.
@@ -108,6 +130,43 @@ impl Latch {
         }
     }
 
+    fn enter_alarm(&mut self) {
+        if self.level == Some(Level::TooNear) {
+            return;
+        }
+        // One that nobody has acknowledged and whose evidence only had a gap goes on; all others are new.
+        let goes_on =
+            self.level.is_none() && self.held.as_ref().is_some_and(|held| held.acknowledged.is_none());
+        self.level = Some(Level::TooNear);
+        // What happens while it is disarmed is nobody's alarm, also later.
+        if !goes_on && self.disarmed.is_none() {
+            self.alarms += 1;
+            self.held = self.settings.latch.then(Held::default);
+        }
+    }
+
+    /// Lets go of a held alarm that was acknowledged and is over by its own evidence.
+    fn settle(&mut self) {
+        let over = self.level.is_some_and(|level| level < Level::TooNear);
+        let acknowledged = self.held.as_ref().is_some_and(|held| held.acknowledged.is_some());
+        if over && acknowledged && self.disarmed.is_none() {
+            self.held = None;
+        }
+    }
+
+    /// Notes who has seen the held alarm; the next look at the time lets go of it if it is over. False when there
+    /// is none; the first who acknowledges it is the one that is kept.
+    pub fn acknowledge(&mut self, deed: Deed) -> bool {
+        let Some(held) = &mut self.held else { return false };
+        held.acknowledged.get_or_insert(deed);
+        true
+    }
+
+    /// Lets calm be counted anew, because what counts as calm has changed.
+    pub fn limits_changed(&mut self) {
+        self.forget_runs();
+    }
+
     /// Looks at the time, and at a fault of the camera when there is one: a fault ends the evidence at once.
     pub fn tick(&mut self, now: Timestamp, fault: Option<Reason>) {
         if let Some(reason) = fault {
@@ -116,6 +175,7 @@ impl Latch {
         } else if self.evidence.is_none_or(|last| now.since(last) > self.settings.stale_after) {
             self.lose();
         }
+        self.settle();
     }
 
     /// Arms the rule (`None`) or switches it off with the reason why. A rule that is armed again starts unknown.
@@ -143,12 +203,25 @@ impl Latch {
         if let Some(reason) = &self.disarmed {
             return State::Disarmed(reason.clone());
         }
+        if self.held.is_some() {
+            return State::Alarm;
+        }
         match self.level {
             None => State::Unknown(self.reason),
             Some(Level::Safe) => State::Clear,
             Some(Level::Near) => State::Warning,
             Some(Level::TooNear) => State::Alarm,
         }
+    }
+
+    /// The alarm that is held; while disarmed it is hidden, not gone.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// How many alarms there were. A held one that is seen anew after it was calm or acknowledged is another.
+    pub fn alarms(&self) -> u64 {
+        self.alarms
     }
 
     /// Whether the state rests on fresh evidence.
@@ -162,12 +235,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::UtcMillis;
 
     const SETTINGS: LatchSettings = LatchSettings {
         stale_after: Duration::from_millis(1000),
         alarm_after: Duration::ZERO,
         clear_after: Duration::from_millis(500),
+        latch: false,
     };
+    const LATCHING: LatchSettings = LatchSettings { latch: true, ..SETTINGS };
+
+    fn ann() -> Deed {
+        Deed { by: "ann".into(), at: UtcMillis(0) }
+    }
 
     fn at(ms: u64) -> Timestamp {
         Timestamp::from_nanos(ms * 1_000_000)
@@ -264,6 +344,102 @@ mod tests {
         assert_eq!(latch.state(), State::Unknown(Reason::Rearmed));
         latch.observe(at(700), at(700), shows(Level::TooNear));
         assert_eq!(latch.state(), State::Alarm);
+    }
+
+    #[test]
+    fn a_latched_alarm_needs_both_in_either_order() {
+        let mut latch = Latch::new(LATCHING);
+        assert!(!latch.acknowledge(ann()), "nothing to acknowledge");
+        watch(&mut latch, 0, 100, shows(Level::TooNear));
+        assert!(latch.acknowledge(ann()));
+        watch(&mut latch, 200, 600, shows(Level::Safe));
+        assert_eq!(latch.state(), State::Alarm, "acknowledged, calm for 400 ms");
+        watch(&mut latch, 700, 700, shows(Level::Safe));
+        assert_eq!((latch.state(), latch.held()), (State::Clear, None));
+
+        watch(&mut latch, 800, 800, shows(Level::TooNear));
+        watch(&mut latch, 900, 3000, shows(Level::Safe));
+        assert_eq!(
+            (latch.state(), latch.evidence()),
+            (State::Alarm, Evidence::Fresh),
+            "calm, but nobody knows"
+        );
+        assert!(latch.acknowledge(ann()));
+        latch.tick(at(3000), None);
+        assert_eq!(latch.state(), State::Clear);
+    }
+
+    #[test]
+    fn a_latched_alarm_outlives_its_evidence_and_a_restart() {
+        let mut latch = Latch::new(LATCHING);
+        watch(&mut latch, 0, 100, shows(Level::TooNear));
+        latch.tick(at(100), Some(Reason::ConnectionLost));
+        let lost = (State::Alarm, Evidence::None(Reason::ConnectionLost));
+        assert_eq!((latch.state(), latch.evidence()), lost);
+        assert!(latch.acknowledge(ann()));
+        latch.tick(at(9_000_000), None);
+        assert_eq!(latch.state(), State::Alarm, "time ends nothing");
+        watch(&mut latch, 9_000_100, 9_000_500, shows(Level::Near));
+        assert_eq!(latch.state(), State::Alarm, "a warning is no calm yet");
+        watch(&mut latch, 9_000_600, 9_000_600, shows(Level::Near));
+        assert_eq!(latch.state(), State::Warning);
+
+        let again = Latch::restore(LATCHING, Some(Held { acknowledged: None }));
+        assert_eq!((again.state(), again.evidence()), (State::Alarm, Evidence::None(Reason::Starting)));
+        let forgetful = Latch::restore(SETTINGS, Some(Held { acknowledged: None }));
+        assert_eq!(forgetful.state(), State::Unknown(Reason::Starting));
+    }
+
+    #[test]
+    fn calm_before_the_camera_died_does_not_count_after() {
+        let mut latch = Latch::new(LATCHING);
+        watch(&mut latch, 0, 100, shows(Level::TooNear));
+        watch(&mut latch, 200, 900, shows(Level::Safe));
+        latch.tick(at(900), Some(Reason::Stalled));
+        assert!(latch.acknowledge(ann()));
+        latch.tick(at(1000), None);
+        assert_eq!((latch.state(), latch.evidence()), (State::Alarm, Evidence::None(Reason::Stalled)));
+    }
+
+    #[test]
+    fn what_is_too_near_again_is_a_new_alarm() {
+        let mut latch = Latch::new(LATCHING);
+        watch(&mut latch, 0, 300, shows(Level::TooNear));
+        assert!(latch.acknowledge(ann()));
+        watch(&mut latch, 400, 900, shows(Level::TooNear));
+        watch(&mut latch, 1000, 1100, Verdict::Evidence { raise: Level::Near, hold: Level::TooNear });
+        watch(&mut latch, 1200, 1300, shows(Level::TooNear));
+        assert_eq!(latch.alarms(), 1, "it never left");
+        assert!(latch.held().unwrap().acknowledged.is_some());
+        // A gap after the acknowledgement: whether it is the same cannot be told.
+        latch.tick(at(1300), Some(Reason::Stalled));
+        watch(&mut latch, 1400, 1400, shows(Level::TooNear));
+        assert_eq!((latch.alarms(), latch.held()), (2, Some(&Held { acknowledged: None })));
+        // A gap while nobody has acknowledged it: nothing new.
+        latch.tick(at(1400), Some(Reason::Stalled));
+        watch(&mut latch, 1500, 1500, shows(Level::TooNear));
+        assert_eq!(latch.alarms(), 2);
+        // Calm in between is seen, so it is new.
+        watch(&mut latch, 1600, 2200, shows(Level::Safe));
+        watch(&mut latch, 2300, 2300, shows(Level::TooNear));
+        assert_eq!((latch.alarms(), latch.held()), (3, Some(&Held { acknowledged: None })));
+    }
+
+    #[test]
+    fn disarming_hides_a_held_alarm_and_makes_none() {
+        let mut latch = Latch::new(LATCHING);
+        watch(&mut latch, 0, 100, shows(Level::TooNear));
+        latch.set_disarmed(Some("trailer docked".into()));
+        assert_eq!(latch.state(), State::Disarmed("trailer docked".into()));
+        watch(&mut latch, 200, 2000, shows(Level::Safe));
+        latch.set_disarmed(None);
+        assert_eq!((latch.state(), latch.evidence()), (State::Alarm, Evidence::None(Reason::Rearmed)));
+
+        let mut quiet = Latch::new(LATCHING);
+        quiet.set_disarmed(Some("trailer docked".into()));
+        watch(&mut quiet, 0, 100, shows(Level::TooNear));
+        quiet.set_disarmed(None);
+        assert_eq!((quiet.state(), quiet.alarms()), (State::Unknown(Reason::Rearmed), 0));
     }
 
     #[derive(Debug, Clone)]

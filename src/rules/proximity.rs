@@ -1,6 +1,8 @@
 //! A pair's distance against a warning and an alarm distance.
 
-use super::Rule;
+use std::time::Duration;
+
+use super::{Rule, Separation};
 use crate::types::{Distance, DistanceKind, Level, MetricScene, PairId, Reading, Reason, Verdict};
 
 /// Limits of a pair, all in metres on the floor. The lower end of the distance's 95 % interval is compared.
@@ -16,6 +18,15 @@ pub struct ProximitySettings {
     pub leave_warning_m: Option<f64>,
     /// Above this an alarm may be left; at least `alarm_m`.
     pub leave_alarm_m: f64,
+    /// Separation by speed: the alarm comes at what it asks for, where that is more than `alarm_m`.
+    pub separation: Option<Separation>,
+}
+
+impl ProximitySettings {
+    /// What separation by speed asks for, metres, when the rule has it.
+    pub fn separation_m(&self, distance: &Distance, latency: Duration) -> Option<f64> {
+        self.separation.map(|separation| separation.distance_m(distance, latency))
+    }
 }
 
 /// The rule.
@@ -30,31 +41,32 @@ impl Proximity {
         Self { settings }
     }
 
-    fn entered(&self, distance_m: f64) -> Level {
-        level(distance_m, self.settings.warning_m, self.settings.alarm_m)
+    /// By the distances of entering; `more_m` is what separation by speed adds to the alarm distance.
+    fn entered(&self, distance_m: f64, more_m: f64) -> Level {
+        level(distance_m, self.settings.warning_m, self.settings.alarm_m + more_m)
     }
 
-    fn left(&self, distance_m: f64) -> Level {
-        level(
-            distance_m,
-            self.settings.leave_warning_m.or(self.settings.warning_m),
-            self.settings.leave_alarm_m,
-        )
+    /// By the distances of leaving: the alarm's moves along with what separation adds.
+    fn left(&self, distance_m: f64, more_m: f64) -> Level {
+        let warning_m = self.settings.leave_warning_m.or(self.settings.warning_m);
+        level(distance_m, warning_m, self.settings.leave_alarm_m + more_m)
     }
 
-    fn weigh(&self, distance: &Distance) -> Verdict {
-        let raise = self.entered(distance.lower_m);
-        let hold = self.left(distance.lower_m).max(raise);
+    fn weigh(&self, distance: &Distance, latency: Duration) -> Verdict {
+        let separation_m = self.settings.separation_m(distance, latency);
+        let more_m = separation_m.map_or(0.0, |asked_m| (asked_m - self.settings.alarm_m).max(0.0));
+        let raise = self.entered(distance.lower_m, more_m);
+        let hold = self.left(distance.lower_m, more_m).max(raise);
         match distance.kind {
             DistanceKind::Value => Verdict::Evidence { raise, hold },
             DistanceKind::AtMost { floor_m } => {
                 // What lies outside the picture may be nearer than what is seen. The part that is seen may
                 // raise a state, but nothing may be taken for calm that the unseen part could contradict.
-                let unseen = self.entered(floor_m);
+                let unseen = self.entered(floor_m, more_m);
                 if raise == Level::Safe && unseen > Level::Safe {
                     Verdict::NoEvidence(Reason::CutByPictureEdge)
                 } else {
-                    Verdict::Evidence { raise, hold: hold.max(self.left(floor_m)) }
+                    Verdict::Evidence { raise, hold: hold.max(self.left(floor_m, more_m)) }
                 }
             }
         }
@@ -73,11 +85,11 @@ fn level(distance_m: f64, warning_m: Option<f64>, alarm_m: f64) -> Level {
 }
 
 impl Rule for Proximity {
-    fn judge(&mut self, scene: &MetricScene) -> Verdict {
+    fn judge(&mut self, scene: &MetricScene, latency: Duration) -> Verdict {
         let reading =
             scene.pairs.iter().find(|pair| pair.pair == self.settings.pair).map(|pair| &pair.reading);
         match reading {
-            Some(Reading::Measured(distance)) => self.weigh(distance),
+            Some(Reading::Measured(distance)) => self.weigh(distance, latency),
             Some(Reading::Absent) => Verdict::Evidence { raise: Level::Safe, hold: Level::Safe },
             Some(Reading::Unavailable(reason)) => Verdict::NoEvidence(*reason),
             None => Verdict::NoEvidence(Reason::HeadFailed),
@@ -92,6 +104,10 @@ mod tests {
     use crate::types::{CameraId, ClassName, PairReading};
 
     fn judge(reading: Reading) -> Verdict {
+        judge_with(None, reading)
+    }
+
+    fn judge_with(separation: Option<Separation>, reading: Reading) -> Verdict {
         let pair = PairId::new("p").unwrap();
         let scene = MetricScene {
             camera: CameraId::new("c").unwrap(),
@@ -107,8 +123,9 @@ mod tests {
             alarm_m: 0.5,
             leave_warning_m: Some(2.5),
             leave_alarm_m: 0.8,
+            separation,
         };
-        Proximity::new(settings).judge(&scene)
+        Proximity::new(settings).judge(&scene, Duration::from_millis(500))
     }
 
     fn measured(lower_m: f64, kind: DistanceKind) -> Reading {
@@ -156,6 +173,27 @@ mod tests {
         assert_eq!(cut(5.0, 1.0), Verdict::NoEvidence(Reason::CutByPictureEdge));
         assert_eq!(cut(1.5, 0.0), Verdict::Evidence { raise: Near, hold: TooNear });
         assert_eq!(cut(0.2, 0.0), Verdict::Evidence { raise: TooNear, hold: TooNear });
+    }
+
+    #[test]
+    fn separation_moves_the_alarm_outwards_and_never_inwards() {
+        use Level::{Near, Safe, TooNear};
+        let stopping = crate::rules::Stopping::Fixed(0.5);
+        let separation = Separation { reaction: Duration::from_millis(500), stopping, max_speed_mps: 2.0 };
+        let judge = |lower_m, approach_mps| {
+            let Reading::Measured(mut distance) = measured(lower_m, DistanceKind::Value) else { panic!() };
+            distance.approach_mps = approach_mps;
+            judge_with(Some(separation), Reading::Measured(distance))
+        };
+        // 2 m/s * (0.5 s + 0.5 s) + 0.5 m = 2.5 m, beyond the warning; left 0.3 m farther away.
+        assert_eq!(judge(2.5, None), Verdict::Evidence { raise: TooNear, hold: TooNear });
+        assert_eq!(judge(2.6, None), Verdict::Evidence { raise: Safe, hold: TooNear });
+        assert_eq!(judge(2.9, None), Verdict::Evidence { raise: Safe, hold: Safe });
+        assert_eq!(judge(1.5, Some(1.0)), Verdict::Evidence { raise: TooNear, hold: TooNear });
+        assert_eq!(judge(1.9, Some(1.0)), Verdict::Evidence { raise: Near, hold: Near });
+        // Standing still: the fixed distances.
+        assert_eq!(judge(0.5, Some(-1.0)), Verdict::Evidence { raise: TooNear, hold: TooNear });
+        assert_eq!(judge(0.6, Some(0.0)), Verdict::Evidence { raise: Near, hold: TooNear });
     }
 
     #[test]
