@@ -15,13 +15,16 @@ pub(in crate::publish) fn inventory(mode: Mode, cameras: &[&str], remote_control
             alarm_m: 0.5,
             leave_warning_m: None,
             leave_alarm_m: 0.8,
+            separation: None,
         }),
         latch: LatchSettings {
             stale_after: Duration::from_secs(1),
             alarm_after: Duration::ZERO,
             clear_after: Duration::from_secs(1),
+            latch: false,
         },
         when: vec![],
+        shelve_max: Duration::from_secs(28_800),
     };
     let camera = |name: &&str| Camera {
         id: CameraId::new(name).unwrap(),
