@@ -30,7 +30,7 @@ use crate::heads::{self, HeadError};
 use crate::heartbeat::{Heart, Part, Trouble};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
-use crate::outbox::Outbox;
+use crate::outbox::{OpenError, Outbox, Writer};
 use crate::pictures;
 use crate::publish::mqtt;
 use crate::slot::{HealthBoard, InputBoard, Slots};
@@ -41,6 +41,9 @@ const PICTURES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How much room they may take.
 const PICTURES_MAX_BYTES: u64 = 1 << 28;
+
+/// How long the last events may take to the disk when the daemon stops.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,9 @@ pub enum StartError {
     /// A camera cannot be watched at all.
     #[error(transparent)]
     Camera(#[from] IngestError),
+    /// The state folder is another daemon's.
+    #[error(transparent)]
+    Outbox(#[from] OpenError),
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -91,6 +97,9 @@ struct Sinks {
     /// What `when:` conditions read; a reload changes it.
     watch_topics: watch::Sender<Vec<String>>,
     mqtt: tokio::task::JoinHandle<()>,
+    outbox: Arc<Outbox>,
+    /// Ends after the sinks, whose progress it writes down.
+    _journal: Writer,
 }
 
 impl Daemon {
@@ -104,11 +113,12 @@ impl Daemon {
         let slots = Arc::new(Slots::default());
         let health = Arc::new(HealthBoard::default());
         let inputs = Arc::new(InputBoard::default());
-        let outbox = Arc::new(Outbox::default());
         let heart = Arc::new(Heart::default());
+        let pulse = heart.pulse(Part::Journal, clock::monotonic());
+        let (outbox, journal) = Outbox::open(config.outbox.clone(), &config.state_dir, &["mqtt"], pulse)?;
 
         let mut analysis = analysis_of(config)?;
-        let sinks = Sinks::start(config, &runtime, &outbox, &inputs, &heart);
+        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart);
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
         }
@@ -252,6 +262,7 @@ impl Sinks {
         config: &Config,
         runtime: &Runtime,
         outbox: &Arc<Outbox>,
+        journal: Writer,
         inputs: &Arc<InputBoard>,
         heart: &Arc<Heart>,
     ) -> Self {
@@ -267,7 +278,7 @@ impl Sinks {
             pulse: heart.pulse(Part::Mqtt, clock::monotonic()),
         };
         let mqtt = mqtt::spawn(config.mqtt.clone(), wiring);
-        Self { shutdown, watch_topics, mqtt }
+        Self { shutdown, watch_topics, mqtt, outbox: outbox.clone(), _journal: journal }
     }
 
     /// Follows a new configuration.
@@ -281,6 +292,9 @@ impl Sinks {
     }
 
     fn stop(self, runtime: &Runtime) {
+        if !self.outbox.flush(FLUSH) {
+            tracing::warn!("the disk is slow: the last events wait in memory and may be lost");
+        }
         self.shutdown.send_replace(true);
         match runtime.block_on(async { timeout(LEAVE_WITHIN, self.mqtt).await }) {
             Ok(Ok(())) => {}

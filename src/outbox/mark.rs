@@ -1,11 +1,9 @@
-//! How far one reader is. Plain: time is an argument.
+//! How far one reader is. Plain: time is an argument, counted from the boot of the machine.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-use crate::clock::Timestamp;
 
 /// Acknowledgements remembered with their time; one that is older than all of them counts as the oldest.
 const RECENT_MAX: usize = 4096;
@@ -19,9 +17,9 @@ pub(super) struct Mark {
     pub released: u64,
     /// Events that it did not get.
     pub dropped: u64,
-    /// What arrived since `released`, and when.
+    /// What arrived since `released`, and at which uptime.
     #[serde(skip)]
-    recent: VecDeque<(u64, Timestamp)>,
+    recent: VecDeque<(u64, Duration)>,
 }
 
 impl Mark {
@@ -31,7 +29,7 @@ impl Mark {
     }
 
     /// All up to this number have arrived.
-    pub fn deliver(&mut self, number: u64, now: Timestamp) {
+    pub fn deliver(&mut self, number: u64, now: Duration) {
         if number <= self.delivered {
             return;
         }
@@ -47,9 +45,9 @@ impl Mark {
     }
 
     /// Lets go of what arrived `resend` ago or earlier.
-    pub fn release(&mut self, now: Timestamp, resend: Duration) {
+    pub fn release(&mut self, now: Duration, resend: Duration) {
         while let Some((number, at)) = self.recent.front()
-            && now.since(*at) >= resend
+            && now.saturating_sub(*at) >= resend
         {
             self.released = self.released.max(*number);
             self.recent.pop_front();
@@ -62,12 +60,14 @@ impl Mark {
         self.recent.clear();
     }
 
-    /// An event was dropped: counted, if it had not arrived.
-    pub fn lose(&mut self, number: u64) {
-        if number > self.delivered {
+    /// An event was dropped; true, and counted, if it had not arrived. To be told of the oldest first.
+    pub fn lose(&mut self, number: u64) -> bool {
+        let lost = number > self.delivered;
+        if lost {
             self.dropped += 1;
             self.delivered = number;
         }
         self.released = self.released.max(number);
+        lost
     }
 }

@@ -5,16 +5,22 @@
 //! thread of `writer`); statements never wait for a disk. Without a journal, in tests and while the disk
 //! fails, events go on from memory.
 
+mod journal;
 mod mark;
+mod segment;
+mod writer;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use self::journal::JournalError;
 use self::mark::Mark;
-use crate::clock::{self, Stamp, Timestamp};
+pub use self::writer::{OpenError, Writer};
+use crate::clock::{self, Stamp};
+use crate::metrics::METRICS;
 use crate::types::{CameraId, CameraStatus, PairId, PairStatus, Picture, RuleId, RuleStatus, Transition};
 
 /// Events kept in memory that are not on disk. Older ones are dropped and counted.
@@ -109,9 +115,23 @@ pub struct Waiting {
 /// An event with its place in the order.
 #[derive(Debug, Clone)]
 struct Held {
+    /// 0 before it is taken from the queue.
     number: u64,
     stamp: Stamp,
     event: Arc<Transition>,
+    /// Whether it is on disk.
+    saved: bool,
+}
+
+/// How the journal is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalState {
+    /// There is none: events live in memory.
+    Absent,
+    /// Every event is on disk before anybody sees it.
+    Sound,
+    /// The disk fails, and how: events go on from memory.
+    Degraded(String),
 }
 
 #[derive(Debug)]
@@ -124,9 +144,22 @@ struct Inner {
     next_seq: u64,
     /// Number of the next event.
     next_number: u64,
+    /// Pushed, and for the journal's thread to take.
+    incoming: VecDeque<Held>,
+    /// Taken by it, and not yet visible.
+    writing: usize,
     /// What readers may see, oldest first.
     events: VecDeque<Held>,
+    /// How many of them are not on disk.
+    unsaved: usize,
     readers: BTreeMap<String, Mark>,
+    /// Whether the disk knows an older state of the readers.
+    readers_changed: bool,
+    journal: JournalState,
+    /// Bytes on disk that are still needed.
+    journal_bytes: u64,
+    /// The journal's thread is to end.
+    stop: bool,
 }
 
 /// The writer's side; one for the whole daemon.
@@ -135,6 +168,10 @@ pub struct Outbox {
     settings: OutboxSettings,
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    /// There is something for the journal's thread.
+    work: Condvar,
+    /// It has done something.
+    written: Condvar,
 }
 
 impl Default for Outbox {
@@ -153,10 +190,23 @@ impl Outbox {
             epoch: new_epoch(),
             next_seq: 1,
             next_number: 1,
+            incoming: VecDeque::new(),
+            writing: 0,
             events: VecDeque::new(),
+            unsaved: 0,
             readers: BTreeMap::new(),
+            readers_changed: false,
+            journal: JournalState::Absent,
+            journal_bytes: 0,
+            stop: false,
         };
-        Self { settings, inner: Mutex::new(inner), changed: watch::Sender::new(0) }
+        Self {
+            settings,
+            inner: Mutex::new(inner),
+            changed: watch::Sender::new(0),
+            work: Condvar::new(),
+            written: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -195,14 +245,25 @@ impl Outbox {
         event.seq = inner.next_seq;
         event.event_id = format!("{}-{}", inner.epoch, inner.next_seq);
         let event = Arc::new(event);
-        let held = Held { number: inner.next_number, stamp, event: event.clone() };
+        let mut held = Held { number: 0, stamp, event: event.clone(), saved: false };
         inner.next_seq += 1;
-        inner.next_number += 1;
-        if inner.events.len() >= EVENT_CAPACITY {
-            inner.drop_oldest();
+        if inner.journal == JournalState::Absent {
+            inner.number(&mut held);
+            inner.show(held);
+            self.announce(inner);
+            return event;
         }
-        inner.events.push_back(held);
-        self.announce(inner);
+        if inner.incoming.len() >= EVENT_CAPACITY {
+            // The disk hangs. Nobody has passed this one, so nobody's mark moves.
+            inner.incoming.pop_front();
+            for (name, mark) in &mut inner.readers {
+                mark.dropped += 1;
+                METRICS.events_dropped.of(&[name, &"disk_hangs"]).inc();
+            }
+        }
+        inner.incoming.push_back(held);
+        drop(inner);
+        self.work.notify_one();
         event
     }
 
@@ -229,15 +290,35 @@ impl Outbox {
     /// Forgets a reader that the configuration no longer has: nothing waits for it any more.
     pub fn retire(&self, name: &str) {
         let mut inner = self.lock();
-        inner.readers.remove(name);
+        inner.readers_changed |= inner.readers.remove(name).is_some();
         inner.prune();
+    }
+
+    /// Waits until every event that was pushed is visible to the readers; false when that is not so in time. For
+    /// the end of the daemon: the journal's thread and the readers must still run.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let inner = self.lock();
+        let busy = |inner: &mut Inner| inner.writing + inner.incoming.len() > 0;
+        let waited = self.written.wait_timeout_while(inner, patience, busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// How the journal is.
+    pub fn journal(&self) -> JournalState {
+        self.lock().journal.clone()
+    }
+
+    /// Bytes on disk that somebody still needs; 0 without a journal.
+    pub fn journal_bytes(&self) -> u64 {
+        self.lock().journal_bytes
     }
 
     /// Events that at least one reader has not delivered.
     pub fn waiting(&self) -> u64 {
         let inner = self.lock();
         let first = inner.readers.values().map(|mark| mark.delivered).min().unwrap_or(inner.next_number);
-        inner.events.iter().filter(|held| held.number > first).count() as u64
+        let shown = inner.events.len() - inner.events.partition_point(|held| held.number <= first);
+        (shown + inner.writing + inner.incoming.len()) as u64
     }
 
     /// Events that a reader did not get because there was no room for them or they were too old; of several
@@ -253,20 +334,51 @@ fn new_epoch() -> String {
 }
 
 impl Inner {
+    /// Gives an event its place in the order.
+    fn number(&mut self, held: &mut Held) {
+        held.number = self.next_number;
+        self.next_number += 1;
+    }
+
+    /// Lets the readers see an event.
+    fn show(&mut self, held: Held) {
+        if !held.saved {
+            if self.unsaved >= EVENT_CAPACITY {
+                self.drop_oldest("no_room");
+            }
+            self.unsaved += 1;
+        }
+        self.events.push_back(held);
+    }
+
+    fn take_oldest(&mut self) -> Option<Held> {
+        let held = self.events.pop_front()?;
+        self.unsaved -= usize::from(!held.saved);
+        Some(held)
+    }
+
     /// Drops what no reader can ask for again.
     fn prune(&mut self) {
         let Some(released) = self.readers.values().map(|mark| mark.released).min() else { return };
         while self.events.front().is_some_and(|held| held.number <= released) {
-            self.events.pop_front();
+            self.take_oldest();
         }
     }
 
     /// Drops the oldest event, and counts it for those who did not get it.
-    fn drop_oldest(&mut self) {
-        let Some(held) = self.events.pop_front() else { return };
-        for mark in self.readers.values_mut() {
-            mark.lose(held.number);
+    fn drop_oldest(&mut self, reason: &str) {
+        if let Some(held) = self.take_oldest() {
+            self.lose(held.number, reason);
         }
+    }
+
+    fn lose(&mut self, number: u64, reason: &str) {
+        for (name, mark) in &mut self.readers {
+            if mark.lose(number) {
+                METRICS.events_dropped.of(&[name, &reason]).inc();
+            }
+        }
+        self.readers_changed = true;
     }
 }
 
@@ -322,23 +434,36 @@ impl OutboxReader {
     }
 
     /// Says that all events up to and with this number have arrived.
-    pub fn delivered(&self, number: u64, now: Timestamp) {
+    pub fn delivered(&self, number: u64, now: &Stamp) {
         let mut inner = self.outbox.lock();
-        if let Some(mark) = inner.readers.get_mut(&self.name) {
-            mark.deliver(number, now);
-            mark.release(now, self.outbox.settings.resend);
-            inner.prune();
+        let Inner { readers, events, readers_changed, .. } = &mut *inner;
+        let Some(mark) = readers.get_mut(&self.name) else { return };
+        let first = events.partition_point(|held| held.number <= mark.delivered);
+        for held in events.iter().skip(first).take_while(|held| held.number <= number) {
+            METRICS.events_delivered.of(&[&self.name]).inc();
+            let waited = now.age_of(&held.stamp);
+            if let (Some(waited), Some(times)) = (waited, &held.event.times) {
+                let took = times.total() + waited;
+                METRICS.delivery.of(&[&self.name]).observe(took.as_secs_f64());
+            }
         }
+        mark.deliver(number, now.uptime);
+        mark.release(now.uptime, self.outbox.settings.resend);
+        *readers_changed = true;
+        inner.prune();
     }
 
     /// Says that the other side has lost its memory: what it acknowledged a moment ago may be lost with it,
     /// and waits again.
-    pub fn was_forgotten(&self, now: Timestamp) {
+    pub fn was_forgotten(&self, now: &Stamp) {
         let mut inner = self.outbox.lock();
-        if let Some(mark) = inner.readers.get_mut(&self.name) {
-            mark.release(now, self.outbox.settings.resend);
-            mark.go_back();
-        }
+        let Inner { readers, events, readers_changed, .. } = &mut *inner;
+        let Some(mark) = readers.get_mut(&self.name) else { return };
+        mark.release(now.uptime, self.outbox.settings.resend);
+        let again = events.iter().filter(|held| (mark.released + 1..=mark.delivered).contains(&held.number));
+        METRICS.events_resent.of(&[&self.name]).inc_by(again.count() as u64);
+        mark.go_back();
+        *readers_changed = true;
     }
 
     /// Events that this reader did not get because it fell too far behind.
@@ -348,7 +473,7 @@ impl OutboxReader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -369,7 +494,7 @@ mod tests {
         })
     }
 
-    fn event() -> Transition {
+    pub(super) fn event() -> Transition {
         let id = CameraId::new("c").unwrap();
         Transition {
             event_id: String::new(),
@@ -418,8 +543,6 @@ mod tests {
         assert_eq!(reader.all_statements(), [camera("a", 5), camera("b", 4)]);
     }
 
-    const T0: Timestamp = Timestamp::from_nanos(0);
-
     fn stamp(uptime_s: u64) -> Stamp {
         Stamp { boot: 1, uptime: Duration::from_secs(uptime_s), utc: UtcMillis(0) }
     }
@@ -438,7 +561,7 @@ mod tests {
         let epoch = &outbox.lock().epoch.clone();
         let ids: Vec<&str> = waiting.iter().map(|waiting| waiting.event.event_id.as_str()).collect();
         assert_eq!(ids, [1, 2, 3].map(|seq| format!("{epoch}-{seq}")));
-        reader.delivered(waiting[1].number, T0);
+        reader.delivered(waiting[1].number, &stamp(0));
         assert_eq!(seqs(&reader, 9), [3]);
         assert_eq!((outbox.waiting(), outbox.dropped()), (1, 0));
         let later = outbox.reader("later");
@@ -451,14 +574,14 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let reader = outbox.reader("r");
         (0..4).for_each(|_| drop(outbox.push(event())));
-        let resend = outbox.settings.resend;
-        reader.delivered(1, T0);
-        reader.delivered(2, T0 + resend / 2);
-        reader.delivered(3, T0 + resend);
-        reader.was_forgotten(T0 + resend);
+        assert_eq!(outbox.settings.resend, Duration::from_secs(30));
+        reader.delivered(1, &stamp(0));
+        reader.delivered(2, &stamp(10));
+        reader.delivered(3, &stamp(30));
+        reader.was_forgotten(&stamp(30));
         assert_eq!(seqs(&reader, 9), [2, 3, 4]);
-        reader.delivered(4, T0 + resend);
-        reader.was_forgotten(T0 + resend * 3);
+        reader.delivered(4, &stamp(30));
+        reader.was_forgotten(&stamp(60));
         assert!(seqs(&reader, 9).is_empty());
     }
 
@@ -488,8 +611,9 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let (reader, _idle) = (outbox.reader("r"), outbox.reader("idle"));
         (0..3).for_each(|_| drop(outbox.push(event())));
-        reader.delivered(3, T0);
-        reader.delivered(3, T0 + outbox.settings.resend);
+        reader.delivered(2, &stamp(0));
+        reader.delivered(3, &stamp(0));
+        reader.was_forgotten(&stamp(30));
         assert_eq!((outbox.waiting(), outbox.lock().events.len()), (3, 3));
         outbox.retire("idle");
         assert_eq!((outbox.waiting(), outbox.lock().events.len()), (0, 0));

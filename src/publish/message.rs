@@ -296,9 +296,7 @@ pub fn settings(node: &NodeId, status: &RuleStatus) -> Vec<Message> {
 
 /// From the capture of the picture to the decision.
 fn latency_ms(times: &StageTimes) -> f64 {
-    let StageTimes { ingest, queue, preprocess, backbone, heads, geometry, rules } = times;
-    let sum: Duration = [ingest, queue, preprocess, backbone, heads, geometry, rules].into_iter().sum();
-    (sum.as_secs_f64() * 10_000.0).round() / 10.0
+    (times.total().as_secs_f64() * 10_000.0).round() / 10.0
 }
 
 #[derive(Serialize)]

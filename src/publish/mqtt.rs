@@ -195,7 +195,7 @@ impl Sink {
             Event::Connected { session_present, .. } => self.greet(link, session_present, now),
             Event::Acknowledged(id) => {
                 if let Some(number) = link.acknowledged(id) {
-                    self.wiring.reader.delivered(number, now);
+                    self.wiring.reader.delivered(number, &clock::stamp());
                 }
                 self.say_events(link);
             }
@@ -245,6 +245,9 @@ impl Sink {
             let away_s = away.map(|away| away.as_secs_f64());
             let broker = format!("{host}:{port}");
             tracing::info!(%broker, away_s, session_present, "connected to the broker");
+        }
+        if !session_present {
+            self.wiring.reader.was_forgotten(&clock::stamp());
         }
         link.connected = true;
         let topics = self.wiring.watch_topics.borrow().clone();

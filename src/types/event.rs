@@ -180,6 +180,14 @@ pub struct StageTimes {
     pub rules: Duration,
 }
 
+impl StageTimes {
+    /// From the capture of the picture to the decision.
+    pub fn total(&self) -> Duration {
+        let Self { ingest, queue, preprocess, backbone, heads, geometry, rules } = *self;
+        ingest + queue + preprocess + backbone + heads + geometry + rules
+    }
+}
+
 /// The present state of a rule, as it is reported. Replaces the one before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleStatus {
