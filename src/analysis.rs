@@ -27,7 +27,7 @@ use crate::rules::guard::Done;
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Guard, Latency, Memory, Rule, RuleMemory, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
-use crate::types::command::{Action, Answer, Command, Refusal};
+use crate::types::command::{self, Action, Answer, Command, Refusal};
 use crate::types::{
     CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Happening, MetricScene,
     PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State, Transition,
@@ -634,6 +634,16 @@ impl Wiring {
 fn log_command(command: &Command, answer: &Answer) {
     let Action::Rule { camera, rule, order } = &command.action else { return };
     let by = &command.by;
+    let action = match order {
+        command::Order::Acknowledge => "acknowledge",
+        command::Order::Shelve(_) => "shelve",
+        command::Order::Unshelve => "unshelve",
+        command::Order::Arm(true) => "arm",
+        command::Order::Arm(false) => "disarm",
+        command::Order::Limit(..) => "limit",
+    };
+    let result = if answer.is_ok() { "done" } else { "refused" };
+    METRICS.commands.of(&[&action, &command.via, &result]).inc();
     match answer {
         Ok(_) => tracing::info!(%camera, %rule, %by, via = %command.via, ?order, "command"),
         Err(why) => tracing::warn!(%camera, %rule, %by, via = %command.via, ?order, "command refused: {why}"),

@@ -136,12 +136,11 @@ impl Writer {
         self.degraded.load(Ordering::Relaxed)
     }
 
-    /// Writes what is left and ends. Call when the analysis has ended.
-    pub fn stop(self) {
+    /// Tells the thread to write what is left and to end; the thread, to be waited for. Call when the analysis has
+    /// ended.
+    pub fn stop(self) -> JoinHandle<()> {
         self.stop.store(true, Ordering::Relaxed);
-        if self.thread.join().is_err() {
-            tracing::error!(thread = "memory", "the thread had failed");
-        }
+        self.thread
     }
 }
 
@@ -271,7 +270,7 @@ mod tests {
         newest.put(Memory::new());
         newest.put(memory());
         assert!(!writer.is_degraded());
-        writer.stop();
+        writer.stop().join().unwrap();
         assert_eq!(load(folder.path(), 7, NOW), memory());
     }
 
@@ -293,6 +292,6 @@ mod tests {
         fs::create_dir(&missing).unwrap();
         wait(&|| !writer.is_degraded());
         assert_eq!(load(&missing, 7, NOW), memory());
-        writer.stop();
+        writer.stop().join().unwrap();
     }
 }

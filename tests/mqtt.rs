@@ -212,6 +212,7 @@ impl Sink {
         let (topics, watched) = watch::channel(vec!["dock/3/trailer".to_owned()]);
         let pulse = Arc::new(Heart::default()).pulse(Part::Mqtt, clock::monotonic());
         let wiring = mqtt::Wiring {
+            commands: None,
             node,
             reader: outbox.reader("mqtt"),
             inputs: inputs.clone(),

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod alarm;
 pub mod bench;
 pub mod check;
 #[cfg(feature = "demo")]
@@ -40,6 +41,8 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show, acknowledge, shelve and switch the alarms of the daemon that runs here
+    Alarm(alarm::AlarmArguments),
     /// Name everything that is wrong with a configuration
     Check(check::Args),
     /// Watch a clip played as a live camera, alarms over a broker of its own, and compare with the truth
@@ -67,6 +70,7 @@ pub const EXIT_USAGE: u8 = 2;
 pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Run { config } => run::run(config),
+        Command::Alarm(arguments) => alarm::run(arguments),
         Command::Check(arguments) => Ok(check::run(arguments)),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),

@@ -30,6 +30,19 @@ use crate::types::{CameraId, NodeId};
 pub use docs::{json_schema, reference};
 pub use problem::{Origin, Problem, Problems};
 
+/// A time with its unit, as it is written in the configuration: `500ms`, `1.5s`, `2m`, `1h`.
+///
+/// # Errors
+/// When it is none.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    read::duration_of(text.trim()).ok_or("must be a time with its unit, as in 90s, 30m or 2h")
+}
+
+/// The state folder of a configuration that names none, in these environment variables.
+pub fn default_state_dir(variables: &[(String, String)]) -> PathBuf {
+    resolve::default_state_dir(variables)
+}
+
 /// Everything that the daemon is told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -37,6 +50,8 @@ pub struct Config {
     pub node: NodeId,
     /// Where things are kept that must survive a restart.
     pub state_dir: PathBuf,
+    /// Where people on this machine ask; not a key: `$RUNTIME_DIRECTORY`, else the state folder.
+    pub control_socket: PathBuf,
     /// The model.
     pub model: ModelSettings,
     /// The broker.

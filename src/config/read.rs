@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
     pub(super) fn duration(&self, key: &str) -> Option<Duration> {
         let Kind::Duration { min_ms, max_ms } = self.kind(key)? else { return self.mismatch(key) };
         self.scalar(key, |text| {
-            let duration = duration(text).ok_or_else(|| not(text, "a duration"))?;
+            let duration = duration_of(text).ok_or_else(|| not(text, "a duration"))?;
             let range = Duration::from_millis(min_ms)..=Duration::from_millis(max_ms);
             if range.contains(&duration) { Ok(duration) } else { Err(out_of_range(text)) }
         })
@@ -381,7 +381,7 @@ fn short(text: &str) -> String {
 }
 
 /// `500ms`, `1.5s`, `2m`, `1h`.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration_of(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(split);
     let number = number.trim_end();
@@ -415,12 +415,12 @@ mod tests {
 
     #[test]
     fn durations_need_their_unit() {
-        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Some(Duration::from_secs(120)));
-        assert_eq!(duration("0s"), Some(Duration::ZERO));
+        assert_eq!(duration_of("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration_of("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(duration_of("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(duration_of("0s"), Some(Duration::ZERO));
         for bad in ["5", "", "s", "-1s", "1e9s", "inf s", "1.5.s", "1 day", "99999999999999999999999h"] {
-            assert_eq!(duration(bad), None, "{bad}");
+            assert_eq!(duration_of(bad), None, "{bad}");
         }
     }
 

@@ -46,15 +46,37 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
         cameras.iter().filter_map(|(name, section)| camera(name, section, around)).collect();
     let outbox = file.section("outbox").and_then(|section| outbox(&section));
     let state_dir = state_dir(&file, around);
-    Some(Config { node: node?, state_dir, model: model?, mqtt: mqtt?, outbox: outbox?, cameras })
+    let control_socket = control_socket(&state_dir, around);
+    Some(Config {
+        node: node?,
+        state_dir,
+        control_socket,
+        model: model?,
+        mqtt: mqtt?,
+        outbox: outbox?,
+        cameras,
+    })
 }
 
 fn state_dir(file: &Reader<'_>, around: &Surroundings) -> PathBuf {
     if let Some(path) = file.text("state_dir") {
         return around.folder.join(path);
     }
+    default_state_dir(&around.variables)
+}
+
+/// Where the control socket is: in systemd's runtime folder, else with what is kept.
+fn control_socket(state_dir: &Path, around: &Surroundings) -> PathBuf {
+    let runtime =
+        around.variables.iter().find(|(name, value)| name == "RUNTIME_DIRECTORY" && !value.is_empty());
+    let folder = runtime.and_then(|(_, list)| list.split(':').next()).map(Path::new);
+    folder.unwrap_or(state_dir).join(crate::control::SOCKET)
+}
+
+/// The state folder when the configuration names none.
+pub(super) fn default_state_dir(variables: &[(String, String)]) -> PathBuf {
     let variable = |wanted: &str| {
-        let found = around.variables.iter().find(|(name, value)| name == wanted && !value.is_empty());
+        let found = variables.iter().find(|(name, value)| name == wanted && !value.is_empty());
         found.map(|(_, value)| value.as_str())
     };
     // systemd lists several folders with colons between.

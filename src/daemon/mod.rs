@@ -25,16 +25,18 @@ use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::{Camera, Config};
+use crate::control;
 use crate::geometry::{PairEnd, Site};
 use crate::heads::{self, HeadError};
 use crate::heartbeat::{Heart, Part, Trouble};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
+use crate::memory;
 use crate::outbox::{OpenError, Outbox, Writer};
 use crate::pictures;
 use crate::publish::mqtt;
-use crate::slot::{HealthBoard, InputBoard, Slots};
-use crate::types::{CameraId, ClassName, Snapshot};
+use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
+use crate::types::{CameraId, ClassName, CommandSender, Snapshot, command};
 
 /// How long pictures of alarms are kept.
 const PICTURES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -83,6 +85,7 @@ pub struct Daemon {
     infer: JoinHandle<()>,
     analysis: JoinHandle<()>,
     orders: SyncSender<Order>,
+    memory: memory::Writer,
     pictures: JoinHandle<()>,
     /// Where each camera's floor is, for the pictures; a reload changes it.
     sites: watch::Sender<BTreeMap<CameraId, Site>>,
@@ -100,6 +103,7 @@ struct Sinks {
     outbox: Arc<Outbox>,
     /// Ends after the sinks, whose progress it writes down.
     _journal: Writer,
+    control: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -118,7 +122,12 @@ impl Daemon {
         let (outbox, journal) = Outbox::open(config.outbox.clone(), &config.state_dir, &["mqtt"], pulse)?;
 
         let mut analysis = analysis_of(config)?;
-        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart);
+        let boot = clock::stamp().boot;
+        analysis.restore(clock::now(), memory::load(&config.state_dir, boot, clock::now()));
+        let newest = Arc::new(Latest::default());
+        let memory = memory::spawn(config.state_dir.clone(), boot, newest.clone())?;
+        let (commands, asked) = command::channel();
+        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands);
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
         }
@@ -127,6 +136,7 @@ impl Daemon {
             Ok(backend) => backend,
             Err(error) => {
                 sinks.stop(&runtime);
+                end(&runtime, "memory", memory.stop());
                 return Err(error.into());
             }
         };
@@ -137,7 +147,6 @@ impl Daemon {
         let (orders, orders_of) = sync_channel(1);
         let (sites, sites_of) = watch::channel(sites(config));
         let (sightings, pictures) = pictures::spawn(pictures_of(config), sites_of, outbox.clone())?;
-        let (_commands, asked) = crate::types::command::channel();
         let wiring = Wiring {
             seen,
             health: health.clone(),
@@ -147,7 +156,7 @@ impl Daemon {
             pictures: sightings,
             snapshots: snapshot_sender,
             commands: asked,
-            memory: Arc::default(),
+            memory: newest,
             orders: orders_of,
             pulse: heart.pulse(Part::Analysis, clock::monotonic()),
         };
@@ -167,6 +176,7 @@ impl Daemon {
             infer,
             analysis,
             orders,
+            memory,
             pictures,
             sites,
             sinks,
@@ -236,6 +246,7 @@ impl Daemon {
         // The analysis ends with the inference; when that hangs, it ends because nobody can give it orders any more.
         drop(self.orders);
         end(&self.runtime, "analysis", self.analysis);
+        end(&self.runtime, "memory", self.memory.stop());
         end(&self.runtime, "pictures", self.pictures);
         self.sinks.stop(&self.runtime);
         self.runtime.shutdown_timeout(END_WITHIN);
@@ -265,6 +276,7 @@ impl Sinks {
         journal: Writer,
         inputs: &Arc<InputBoard>,
         heart: &Arc<Heart>,
+        commands: CommandSender,
     ) -> Self {
         let (shutdown, stopped) = watch::channel(false);
         let (watch_topics, topics) = watch::channel(config.watched_topics());
@@ -274,11 +286,24 @@ impl Sinks {
             reader: outbox.reader("mqtt"),
             inputs: inputs.clone(),
             watch_topics: topics,
-            shutdown: stopped,
+            shutdown: stopped.clone(),
+            commands: config.mqtt.allow_remote_control.then(|| commands.clone()),
             pulse: heart.pulse(Part::Mqtt, clock::monotonic()),
         };
         let mqtt = mqtt::spawn(config.mqtt.clone(), wiring);
-        Self { shutdown, watch_topics, mqtt, outbox: outbox.clone(), _journal: journal }
+        let socket = config.control_socket.clone();
+        let control = control::spawn(socket, commands, stopped).map_err(|error| {
+            let socket = config.control_socket.display();
+            tracing::error!("{socket} cannot be made: {error}; `standoff alarm` will not reach this daemon");
+        });
+        Self {
+            shutdown,
+            watch_topics,
+            mqtt,
+            outbox: outbox.clone(),
+            _journal: journal,
+            control: control.ok(),
+        }
     }
 
     /// Follows a new configuration.
@@ -300,6 +325,10 @@ impl Sinks {
             Ok(Ok(())) => {}
             Ok(Err(_)) => tracing::error!("the MQTT task had failed"),
             Err(_) => tracing::error!("the MQTT task does not end; it is left behind"),
+        }
+        if let Some(control) = self.control {
+            // It only waits for connections; those that are open end with the runtime.
+            let _ = runtime.block_on(async { timeout(LEAVE_WITHIN, control).await });
         }
     }
 }

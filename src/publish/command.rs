@@ -23,16 +23,6 @@ pub enum NotUnderstood {
     Payload(&'static str, &'static str),
 }
 
-/// The filter to subscribe for.
-pub fn filter(node: &NodeId) -> String {
-    format!("standoff/{node}/camera/+/alarm/+/+/set")
-}
-
-/// Whether a topic is one of commands to this node, good or bad.
-pub fn is_ours(node: &NodeId, topic: &str) -> bool {
-    levels(node, topic).is_some()
-}
-
 fn levels<'a>(node: &NodeId, topic: &'a str) -> Option<[&'a str; 3]> {
     let inside = topic.strip_prefix("standoff/")?.strip_prefix(node.as_str())?.strip_prefix("/camera/")?;
     let levels: Vec<&str> = inside.split('/').collect();
@@ -170,7 +160,6 @@ mod tests {
         }
         let command = parse(&node(), topic, b"PRESS", false).unwrap();
         assert_eq!((command.by.as_str(), command.via), ("mqtt", Via::Mqtt));
-        assert_eq!(filter(&node()), "standoff/north/camera/+/alarm/+/+/set");
     }
 
     proptest! {

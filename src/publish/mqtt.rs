@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::MqttSettings;
+use super::command;
 use super::intake::{self, Route};
 use super::link::Link;
 use super::message;
@@ -25,7 +26,8 @@ use crate::heartbeat::Pulse;
 use crate::metrics::METRICS;
 use crate::outbox::{Gone, OutboxReader, Statement, Waiting};
 use crate::slot::InputBoard;
-use crate::types::{CameraId, NodeId};
+use crate::types::command::Setting;
+use crate::types::{CameraId, CommandSender, NodeId, RuleStatus};
 
 /// First and longest pause between attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
@@ -51,6 +53,8 @@ pub struct Wiring {
     pub inputs: Arc<InputBoard>,
     /// What `when:` conditions read. May change.
     pub watch_topics: watch::Receiver<Vec<String>>,
+    /// Where commands go; none when nobody may give any over the broker.
+    pub commands: Option<CommandSender>,
     /// Becomes true, or loses its sender, when the daemon is to stop.
     pub shutdown: watch::Receiver<bool>,
     /// The task's sign of life.
@@ -65,6 +69,7 @@ pub fn spawn(settings: MqttSettings, wiring: Wiring) -> JoinHandle<()> {
         wiring,
         pace: Pace::default(),
         available: BTreeMap::new(),
+        settings_said: BTreeMap::new(),
         trouble: Trouble::default(),
         refusals: Trouble::default(),
     };
@@ -77,6 +82,8 @@ struct Sink {
     pace: Pace,
     /// What was last said of each camera in this connection.
     available: BTreeMap<CameraId, bool>,
+    /// What was last said of each setting in this connection, by its topic.
+    settings_said: BTreeMap<String, Vec<u8>>,
     trouble: Trouble,
     /// Messages that the broker did not want.
     refusals: Trouble,
@@ -216,14 +223,44 @@ impl Sink {
     }
 
     /// Hands on what came in.
-    fn take(&mut self, topic: &str, payload: &[u8], _retained: bool, link: &Link) {
+    fn take(&mut self, topic: &str, payload: &[u8], retained: bool, link: &Link) {
         match intake::route(topic, &self.wiring.node, &link.watched) {
             Route::Input => {
                 let start = payload.get(..INPUT_MAX_BYTES).unwrap_or(payload);
                 self.wiring.inputs.set(topic, &String::from_utf8_lossy(start));
             }
-            Route::Command | Route::Birth | Route::Nobody => {
+            Route::Command => self.obey(topic, payload, retained),
+            Route::Birth | Route::Nobody => {
                 tracing::debug!(topic, "a message that nobody asked for");
+            }
+        }
+    }
+
+    /// Hands a command on, or says why it is none.
+    fn obey(&mut self, topic: &str, payload: &[u8], retained: bool) {
+        let node = &self.wiring.node;
+        let Some(commands) = &self.wiring.commands else {
+            return self.complain("a command was ignored: mqtt.allow_remote_control is not set");
+        };
+        // What is shown where somebody set it is put right in any case.
+        if let Some((camera, rule)) = command::rule_of(node, topic) {
+            for setting in Setting::ALL {
+                self.settings_said.remove(&message::setting_topic(node, &camera, &rule, setting));
+            }
+        }
+        let taken = command::parse(node, topic, payload, retained).map_err(|why| why.to_string());
+        if let Err(why) = taken.and_then(|command| commands.send(command).map_err(|why| why.to_string())) {
+            METRICS.commands.of(&[&"unknown", &"mqtt", &"refused"]).inc();
+            self.complain(&format!("a command over MQTT was ignored: {why}"));
+        }
+    }
+
+    /// Says what is set on a rule, as far as the broker has not heard it in this connection.
+    fn say_settings(&mut self, status: &RuleStatus, link: &mut Link) {
+        for message in message::settings(&self.wiring.node, status) {
+            if self.settings_said.get(&message.topic) != Some(&message.payload) {
+                self.settings_said.insert(message.topic.clone(), message.payload.clone());
+                link.push(message);
             }
         }
     }
@@ -254,6 +291,7 @@ impl Sink {
         self.follow_topics(link, &topics);
         self.pace.reset();
         self.available.clear();
+        self.settings_said.clear();
         link.push(message::status(&self.wiring.node, true));
         for statement in self.wiring.reader.all_statements() {
             self.offer(statement, link);
@@ -266,12 +304,14 @@ impl Sink {
         if !link.connected {
             return;
         }
-        let (gone, new) = (others(&link.watched, topics), others(topics, &link.watched));
+        let commands = self.wiring.commands.as_ref().map(|_| intake::command_filter(&self.wiring.node));
+        let wanted: Vec<String> = topics.iter().cloned().chain(commands).collect();
+        let (gone, new) = (others(&link.watched, &wanted), others(&wanted, &link.watched));
         // There may be no room: then all is asked for again with the next tick.
         link.watched_all =
             link.transport.subscribe(&new) && gone.iter().all(|topic| link.transport.unsubscribe(topic));
         if link.watched_all {
-            link.watched = topics.to_vec();
+            link.watched = wanted;
             self.wiring.inputs.retain(topics);
         }
     }
@@ -291,7 +331,10 @@ impl Sink {
 
     fn say(&mut self, statement: Statement, link: &mut Link) {
         match statement {
-            Statement::Rule(status) => link.push(message::alarm(&self.wiring.node, &status)),
+            Statement::Rule(status) => {
+                link.push(message::alarm(&self.wiring.node, &status));
+                self.say_settings(&status, link);
+            }
             Statement::Pair(status) => link.push(message::pair(&self.wiring.node, &status)),
             Statement::Camera(status) => {
                 let online = message::is_available(&status);
@@ -307,6 +350,10 @@ impl Sink {
                 let topic = last.topic.clone();
                 link.push(last);
                 link.push(message::cleared(topic));
+                for setting in message::settings(&self.wiring.node, &status) {
+                    self.settings_said.remove(&setting.topic);
+                    link.push(message::cleared(setting.topic));
+                }
             }
             Statement::Gone(Gone::Camera(camera)) => {
                 self.available.remove(&camera);
