@@ -29,10 +29,11 @@ use crate::rules::{Guard, Latency, Memory, Rule, RuleMemory, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::command::{self, Action, Answer, Command, Refusal};
 use crate::types::{
-    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Happening, MetricScene,
-    PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State, Transition,
-    Trust, Verdict,
+    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
+    MetricScene, PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State,
+    Transition, Trust, Verdict,
 };
+use crate::view::{Profile, View, ViewSettings};
 
 /// How often the analysis looks at the time when no frame wakes it.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -55,6 +56,10 @@ pub struct CameraSetup {
     pub site: Site,
     /// Its rules.
     pub rules: Vec<RuleSettings>,
+    /// How its view is watched.
+    pub view: ViewSettings,
+    /// What commissioning measured of its view.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// What there is to say after a step or a tick.
@@ -103,6 +108,7 @@ struct CameraRun {
     newest: Option<Timestamp>,
     latency: Latency,
     said: Option<CameraStatus>,
+    view: View,
     /// Pictures that were taken before are another camera's of the same name.
     born: Timestamp,
 }
@@ -195,7 +201,8 @@ impl Analysis {
         }
         let mut times = features.times;
         let started = clock::monotonic();
-        let scene = see(&mut self.heads, &features);
+        let mut scene = see(&mut self.heads, &features);
+        camera.look(&features.frame, &mut scene);
         let seen = clock::monotonic();
         let metric = geometry::measure(&scene, &camera.setup.site);
         let measured = clock::monotonic();
@@ -272,7 +279,7 @@ impl Analysis {
             self.resaid = Some(now.mono);
         }
         for (id, camera) in &mut self.cameras {
-            let fault = around.health.get(id).and_then(fault);
+            let fault = around.health.get(id).and_then(fault).or(camera.view.fault());
             for rule in &mut camera.rules {
                 let condition = when::disarmed(&rule.guard.settings().when, &around.topics, local);
                 let ended = rule.guard.tick(now, fault, condition);
@@ -334,6 +341,7 @@ pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
 impl CameraRun {
     fn new(setup: CameraSetup, start: UtcMillis) -> Self {
         let rules = setup.rules.iter().map(|settings| RuleRun::new(settings.clone(), start)).collect();
+        let view = View::new(setup.view, setup.profile.clone());
         Self {
             setup,
             rules,
@@ -341,7 +349,27 @@ impl CameraRun {
             newest: None,
             latency: Latency::default(),
             said: None,
+            view,
             born: Timestamp::default(),
+        }
+    }
+
+    /// A view that cannot be believed makes the scene untrusted, whatever the heads see in it.
+    fn look(&mut self, frame: &Frame, scene: &mut Scene) {
+        let before = self.view.fault();
+        if let Trust::Untrusted(reason) = self.view.look(frame) {
+            scene.trust = Trust::Untrusted(reason);
+        }
+        let camera = &self.setup.id;
+        match self.view.fault() {
+            Some(reason) if before.is_none() => {
+                METRICS.view_faults.of(&[camera, &reason]).inc();
+                tracing::warn!(%camera, seq = frame.seq, %reason, "the view is no evidence any more");
+            }
+            None if before.is_some() => {
+                tracing::info!(%camera, seq = frame.seq, "the view is evidence again");
+            }
+            _ => {}
         }
     }
 
@@ -401,10 +429,12 @@ impl CameraRun {
             frame_age_s: self.newest.map(|newest| now.mono.since(newest).as_secs_f64()),
             dropped: around.dropped.get(id).copied().unwrap_or(0),
             connects: health.map_or(0, |health| health.connects),
+            view: self.view.status(),
             ts: now.utc,
         };
         let changed = self.said.as_ref().is_none_or(|said| {
-            (said.state, said.reason, &said.detail) != (status.state, status.reason, &status.detail)
+            (said.state, said.reason, &said.detail, said.view)
+                != (status.state, status.reason, &status.detail, status.view)
         });
         if changed || resay {
             self.said = Some(status.clone());
@@ -702,7 +732,13 @@ mod tests {
             when,
         };
         let pairs = vec![Pair { id: pair, from: ClassName::new("forklift").unwrap(), to }];
-        CameraSetup { id: camera(), site: Site { pairs, ..Site::default() }, rules: vec![rule] }
+        CameraSetup {
+            id: camera(),
+            site: Site { pairs, ..Site::default() },
+            rules: vec![rule],
+            view: ViewSettings::default(),
+            profile: None,
+        }
     }
 
     pub(super) fn analysis(when: Vec<Condition>) -> Analysis {

@@ -30,3 +30,4 @@ pub mod rules;
 pub mod slot;
 pub mod telemetry;
 pub mod types;
+pub mod view;

@@ -22,7 +22,7 @@ use standoff::publish::{MqttSettings, mqtt};
 use standoff::slot::InputBoard;
 use standoff::types::{
     CameraId, CameraState, CameraStatus, Evidence, Happening, NodeId, PairId, Reason, RuleId, RuleStatus,
-    Secret, State, Transition,
+    Secret, State, Transition, ViewStatus,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
@@ -238,6 +238,7 @@ impl Sink {
             frame_age_s: Some(0.2),
             dropped: 0,
             connects: 1,
+            view: ViewStatus::default(),
             ts: UtcMillis(1),
         }));
     }

@@ -14,7 +14,8 @@ use standoff::publish::message::{self, Message};
 use standoff::types::command::{Deed, Ordered, Via};
 use standoff::types::{
     CameraId, CameraState, CameraStatus, ClassName, Distance, DistanceKind, Evidence, Happening, Held,
-    NodeId, PairId, PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
+    Monitor, NodeId, PairId, PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
+    ViewStatus,
 };
 
 /// Example and schema of each section of the page.
@@ -251,7 +252,11 @@ fn every_health_is_as_the_page_says() {
     use CameraState::{Backoff, Connecting, Ended, Live, Refused, Stalled};
     let schema = &page()["health"].1;
     for state in [Connecting, Live, Stalled, Backoff, Refused, Ended] {
-        for (reason, age) in [(None, Some(0.2)), (Some(Reason::AuthFailed), None)] {
+        let seen =
+            ViewStatus { fault: Some(Reason::WashedOut), frozen: Monitor::On, detail: Monitor::Learning };
+        for (reason, age, view) in
+            [(None, Some(0.2), seen), (Some(Reason::AuthFailed), None, ViewStatus::default())]
+        {
             let status = CameraStatus {
                 camera: CameraId::new("c").unwrap(),
                 state,
@@ -261,6 +266,7 @@ fn every_health_is_as_the_page_says() {
                 frame_age_s: age,
                 dropped: 3,
                 connects: 1,
+                view,
                 ts: UtcMillis(2),
             };
             check(schema, &json(&message::health(&node(), &status)));

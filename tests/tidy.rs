@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 8] = [
     &["daemon", "replay"],
     &["config"],
     &["ingest", "infer", "analysis", "memory", "control", "publish", "console", "pictures", "proof"],
-    &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "audit"],
+    &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "audit", "view"],
     &["geometry", "preprocess", "model"],
     &["types", "metrics", "telemetry", "heartbeat"],
     // One row with the above on the page; but time stamps are part of the types.

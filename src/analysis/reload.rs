@@ -11,6 +11,7 @@ use crate::heads::Head;
 use crate::outbox::{Gone, Statement};
 use crate::rules::RuleMemory;
 use crate::types::{CameraId, PairId, RuleId};
+use crate::view::View;
 
 /// A new configuration, as far as the analysis has to know it.
 pub struct Reconfigure {
@@ -102,6 +103,9 @@ impl CameraRun {
     fn follow(&mut self, setup: CameraSetup, now: Now, output: &mut Output) {
         let id = setup.id.clone();
         let old = std::mem::replace(&mut self.setup, setup);
+        if (old.view, &old.profile) != (self.setup.view, &self.setup.profile) {
+            self.view = View::new(self.setup.view, self.setup.profile.clone());
+        }
         let mut before = std::mem::take(&mut self.rules);
         for settings in &self.setup.rules {
             let known = before.iter().position(|rule| rule.guard.settings().id == settings.id);

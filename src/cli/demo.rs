@@ -18,7 +18,7 @@ use super::report::{self, Collector};
 use crate::analysis::CameraSetup;
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Surroundings};
-use crate::daemon::Daemon;
+use crate::daemon::{self, Daemon};
 use crate::ingest::{CameraSource, RtspSource, StreamUrl};
 use crate::replay::Step;
 use crate::replay::score::Scorer;
@@ -74,7 +74,7 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
         camera.source = CameraSource::Rtsp(RtspSource::new(StreamUrl::parse(server.url(), None, None)?));
     }
     let camera = choose_camera(&config, None)?;
-    let setup = CameraSetup { id: camera.id.clone(), site: camera.site.clone(), rules: camera.rules.clone() };
+    let setup = daemon::setup_of(&config, camera);
 
     println!("camera   {} (H.264 over RTSP, an RTSP server plays the dock clip)", server.url());
     println!("broker   mqtt://{host}:{port}, topics standoff/{}/#", config.node);

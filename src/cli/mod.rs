@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod bench;
 pub mod check;
+pub mod commission;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "demo")]
@@ -45,6 +46,8 @@ pub enum Command {
     Alarm(alarm::AlarmArguments),
     /// Name everything that is wrong with a configuration
     Check(check::Args),
+    /// Measure what the cameras' views normally are, while they are known to be good
+    Commission(commission::CommissionArguments),
     /// Watch a clip played as a live camera, alarms over a broker of its own, and compare with the truth
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -72,6 +75,7 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Run { config } => run::run(config),
         Command::Alarm(arguments) => alarm::run(arguments),
         Command::Check(arguments) => Ok(check::run(arguments)),
+        Command::Commission(arguments) => commission::run(arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),

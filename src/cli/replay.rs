@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::report::{self, Collector};
 use super::{EXIT_USAGE, progress};
-use crate::analysis::CameraSetup;
 use crate::backend::{self, BackendSettings};
 use crate::config::{Camera, Config};
 use crate::daemon;
@@ -74,7 +73,7 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     };
     let camera = choose_camera(&config, arguments.camera.as_deref())?.clone();
     let truth = arguments.truth.as_deref().map(read_truth).transpose()?;
-    let setup = CameraSetup { id: camera.id.clone(), site: camera.site.clone(), rules: camera.rules.clone() };
+    let setup = daemon::setup_of(&config, &camera);
     config.cameras = vec![camera];
 
     let settings = BackendSettings { max_batch: 1, ..config.model.backend(heads::shipped::graph_heads()?) };

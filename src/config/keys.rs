@@ -256,6 +256,7 @@ static CAMERA: Section = Section {
             "1s",
             "A picture older than this is no evidence: the rules become unknown.",
         ),
+        optional("view", Kind::Section(&VIEW), "When its picture counts as evidence."),
         optional(
             "calibration",
             Kind::Section(&CALIBRATION),
@@ -268,6 +269,24 @@ static CAMERA: Section = Section {
         ),
         optional("pairs", Kind::Named(&PAIR), "Distances that are measured, by name."),
         optional("rules", Kind::Named(&RULE), "What is too close, by name."),
+    ],
+};
+
+static VIEW: Section = Section {
+    about: "When the picture counts as evidence: not while it is frozen, dark, washed out, blurred or covered, see [view-health.md](view-health.md). `standoff commission` measures what it normally is.",
+    keys: &[
+        default(
+            "enabled",
+            Kind::Flag,
+            "true",
+            "`false` believes every picture that arrives. For pictures that are no camera's, such as drawings.",
+        ),
+        default(
+            "after",
+            Kind::Duration { min_ms: 500, max_ms: 60_000 },
+            "2s",
+            "How long a fault must be seen before the rules become unknown, and be gone before they return. Shorter notices sooner; what passes close to the lens must be gone within it.",
+        ),
     ],
 };
 

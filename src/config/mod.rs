@@ -26,6 +26,7 @@ use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::rules::RuleSettings;
 use crate::types::{CameraId, NodeId};
+use crate::view::ViewSettings;
 
 pub use docs::{json_schema, reference};
 pub use problem::{Origin, Problem, Problems};
@@ -107,6 +108,8 @@ pub struct Camera {
     pub site: Site,
     /// What is too close.
     pub rules: Vec<RuleSettings>,
+    /// How its view is watched.
+    pub view: ViewSettings,
 }
 
 /// What a configuration is read in: where its relative paths begin, and what else can change it.

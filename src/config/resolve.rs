@@ -22,6 +22,7 @@ use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
 use crate::types::ids::InvalidName;
 use crate::types::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId, Secret};
+use crate::view::ViewSettings;
 
 /// What the shipped heads can find in a picture.
 pub(super) const CLASSES: [&str; 2] = ["forklift", "person"];
@@ -251,6 +252,7 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
     } else {
         None
     };
+    let view = section.section("view").and_then(|section| view(&section));
     let edges: Vec<Edge> =
         section.named("edges").iter().filter_map(|(name, edge_)| edge(name, edge_)).collect();
     let edge_names: Vec<&str> = section.names("edges");
@@ -269,7 +271,13 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
         stale_after: stale_after?,
         site: Site { calibration, edges, pairs, planes: vec![] },
         rules,
+        view: view?,
     })
+}
+
+fn view(section: &Reader<'_>) -> Option<ViewSettings> {
+    let (enabled, after) = (section.flag("enabled"), section.duration("after"));
+    Some(ViewSettings { enabled: enabled?, after: after? })
 }
 
 /// A name that the user gave to a section.

@@ -7,6 +7,7 @@
 pub mod notify;
 pub mod reload;
 pub mod supervisor;
+pub mod views;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -351,12 +352,18 @@ pub fn analysis_of(config: &Config) -> Result<Analysis, HeadError> {
 }
 
 fn camera_setups(config: &Config) -> Vec<CameraSetup> {
-    let setup = |camera: &Camera| CameraSetup {
+    config.cameras.iter().map(|camera| setup_of(config, camera)).collect()
+}
+
+/// A camera as the analysis needs it, with what commissioning stored of its view.
+pub fn setup_of(config: &Config, camera: &Camera) -> CameraSetup {
+    CameraSetup {
         id: camera.id.clone(),
         site: camera.site.clone(),
         rules: camera.rules.clone(),
-    };
-    config.cameras.iter().map(setup).collect()
+        view: camera.view,
+        profile: views::load(&config.state_dir, &camera.id).map(Arc::new),
+    }
 }
 
 /// The classes that any pair of the configuration speaks of.

@@ -158,6 +158,7 @@ mod tests {
                 frame_age_s: None,
                 dropped: 0,
                 connects: 0,
+                view: crate::types::ViewStatus::default(),
                 ts: UtcMillis(0),
             })
         };

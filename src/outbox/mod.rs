@@ -478,7 +478,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::clock::UtcMillis;
-    use crate::types::{CameraState, Evidence, Happening, Reason, State};
+    use crate::types::{CameraState, Evidence, Happening, Reason, State, ViewStatus};
 
     fn camera(name: &str, dropped: u64) -> Statement {
         Statement::Camera(CameraStatus {
@@ -490,6 +490,7 @@ pub(super) mod tests {
             frame_age_s: None,
             dropped,
             connects: 1,
+            view: ViewStatus::default(),
             ts: UtcMillis(0),
         })
     }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::clock::UtcMillis;
 use crate::types::command::{Setting, Via};
 use crate::types::{
-    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, NodeId, PairId,
-    PairStatus, Picture, Reading, RuleId, RuleStatus, StageTimes, State, Transition,
+    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, Monitor, NodeId,
+    PairId, PairStatus, Picture, Reading, RuleId, RuleStatus, StageTimes, State, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -351,6 +351,9 @@ struct HealthJson<'a> {
     frame_age_s: Option<f64>,
     dropped: u64,
     connects: u64,
+    view: Option<String>,
+    frozen_monitor: Monitor,
+    detail_monitor: Monitor,
 }
 
 /// How a camera is: not retained, may get lost.
@@ -364,6 +367,9 @@ pub fn health(node: &NodeId, status: &CameraStatus) -> Message {
         frame_age_s: status.frame_age_s.and_then(millimetres),
         dropped: status.dropped,
         connects: status.connects,
+        view: status.view.fault.map(|fault| fault.to_string()),
+        frozen_monitor: status.view.frozen,
+        detail_monitor: status.view.detail,
     };
     Message {
         topic: health_topic(node, &status.camera),

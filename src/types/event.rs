@@ -50,6 +50,16 @@ pub enum Reason {
     CutByPictureEdge,
     /// The thing's place on the floor cannot be told.
     NotLocated,
+    /// The picture repeats itself: the camera or something behind it hangs.
+    Frozen,
+    /// The picture is dark.
+    Dark,
+    /// The picture is blown out or veiled.
+    WashedOut,
+    /// The picture is out of focus, or something is on the lens.
+    Blurred,
+    /// Something is in front of the lens.
+    Covered,
     /// The daemon is stopping, or is not to watch this any more.
     Stopping,
 }
@@ -75,6 +85,11 @@ impl fmt::Display for Reason {
             Self::NotCalibrated => "not_calibrated",
             Self::CutByPictureEdge => "cut_by_picture_edge",
             Self::NotLocated => "not_located",
+            Self::Frozen => "frozen",
+            Self::Dark => "dark",
+            Self::WashedOut => "washed_out",
+            Self::Blurred => "blurred",
+            Self::Covered => "covered",
             Self::Stopping => "stopping",
         })
     }
@@ -359,8 +374,34 @@ pub struct CameraStatus {
     pub dropped: u64,
     /// Connections made since the start.
     pub connects: u64,
+    /// Whether the picture itself can be believed.
+    pub view: ViewStatus,
     /// When this was said.
     pub ts: UtcMillis,
+}
+
+/// Whether a camera's picture can be believed, and how much of that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ViewStatus {
+    /// What is wrong with it.
+    pub fault: Option<Reason>,
+    /// Whether a frozen picture would be noticed.
+    pub frozen: Monitor,
+    /// Whether a covered, blurred or veiled one would.
+    pub detail: Monitor,
+}
+
+/// Whether something is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Monitor {
+    /// It is.
+    On,
+    /// It will be once enough was seen.
+    Learning,
+    /// It is not.
+    #[default]
+    NotMonitored,
 }
 
 #[cfg(test)]

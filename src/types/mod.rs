@@ -12,8 +12,8 @@ pub mod snapshot;
 
 pub use command::{Command, CommandSender};
 pub use event::{
-    CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, PairStatus, Reason,
-    RuleStatus, StageTimes, State, Transition, Verdict,
+    CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, Monitor, PairStatus, Reason,
+    RuleStatus, StageTimes, State, Transition, Verdict, ViewStatus,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};

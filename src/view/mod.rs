@@ -1,0 +1,166 @@
+//! Whether a camera's picture can be believed: frozen, dark, washed out, blurred, covered. Lost and stalled are
+//! seen by `ingest`. Pure: no clock, no I/O; the analysis thread owns one [`View`] a camera and shows it every
+//! analysed frame, about a tenth of a millisecond of work whatever the picture's size.
+//!
+//! `cells` reduces the picture, `measure` says what it is like, `normal` what the view is like otherwise, `judge`
+//! what is wrong with one picture, `vote` what is said. `profile` is what commissioning measured.
+
+mod cells;
+mod judge;
+mod measure;
+mod normal;
+mod profile;
+#[cfg(test)]
+mod test;
+mod vote;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::types::{Frame, Monitor, Reason, Trust, ViewStatus};
+
+use cells::Cells;
+use measure::Measured;
+use normal::Normal;
+pub use profile::{Commission, Profile, ProfileError, Refusal};
+use vote::{Look, Vote};
+
+/// What of a frozen picture lives (its clock) is at most this share of the tiles.
+const OVERLAY: f32 = 0.1;
+/// A camera that is never stiller than this share of living tiles can be told from a frozen one.
+const TELLS: f32 = 0.2;
+/// However lively the camera is, more living tiles than this share are no frozen picture.
+const LIVELY: f32 = 0.3;
+/// Without commissioning the first good pictures are the view's normal: so many, and over so long.
+const FIRST_PICTURES: (usize, Duration) = (10, Duration::from_secs(5));
+/// Nothing is learned from a picture that has lost this share of its detail.
+const LEARNS_BELOW: f32 = 0.3;
+
+/// How a camera's view is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ViewSettings {
+    /// False believes every picture.
+    pub enabled: bool,
+    /// How long a fault must be seen before it is said, and be gone before that is said.
+    pub after: Duration,
+}
+
+impl Default for ViewSettings {
+    fn default() -> Self {
+        Self { enabled: true, after: Duration::from_secs(2) }
+    }
+}
+
+/// Watches the view of one camera.
+#[derive(Debug)]
+pub struct View {
+    settings: ViewSettings,
+    profile: Option<Arc<Profile>>,
+    /// Width and height that everything below belongs to.
+    size: (u32, u32),
+    newest: Option<Timestamp>,
+    before: Option<Cells>,
+    normal: Option<Normal>,
+    /// Good pictures, until there is a normal.
+    first: Vec<(Timestamp, Measured)>,
+    vote: Vote,
+}
+
+impl View {
+    /// Of a camera, with what commissioning measured, if it did.
+    pub fn new(settings: ViewSettings, profile: Option<Arc<Profile>>) -> Self {
+        let vote = Vote::new(settings.after);
+        Self {
+            settings,
+            profile,
+            size: (0, 0),
+            newest: None,
+            before: None,
+            normal: None,
+            first: vec![],
+            vote,
+        }
+    }
+
+    /// Takes a frame; what is not newer than the last one is ignored. Says whether the view counts as evidence.
+    pub fn look(&mut self, frame: &Frame) -> Trust {
+        if self.settings.enabled && self.newest.is_none_or(|newest| frame.captured > newest) {
+            self.take(frame);
+        }
+        self.trust()
+    }
+
+    /// Whether the view counts as evidence.
+    pub fn trust(&self) -> Trust {
+        self.fault().map_or(Trust::Trusted, Trust::Untrusted)
+    }
+
+    /// What is wrong with the view.
+    pub fn fault(&self) -> Option<Reason> {
+        self.vote.fault()
+    }
+
+    /// What is watched, and what was found.
+    pub fn status(&self) -> ViewStatus {
+        let monitor = |on: bool| if on { Monitor::On } else { Monitor::NotMonitored };
+        let detail = match &self.normal {
+            _ if !self.settings.enabled => Monitor::NotMonitored,
+            Some(normal) => monitor(normal.strong_tiles() >= normal::FEWEST),
+            None => Monitor::Learning,
+        };
+        ViewStatus { fault: self.fault(), frozen: monitor(self.frozen_below().is_some()), detail }
+    }
+
+    fn take(&mut self, frame: &Frame) {
+        let Some(cells) = Cells::of(frame) else { return };
+        let step = self.newest.map_or(Duration::ZERO, |newest| frame.captured.since(newest));
+        self.newest = Some(frame.captured);
+        let size = (frame.width, frame.height);
+        if self.size != size {
+            self.size = size;
+            self.first.clear();
+            self.normal = self
+                .profile
+                .as_ref()
+                .filter(|profile| profile.size() == size)
+                .map(|profile| profile.normal());
+        }
+        let measured = measure::measure(&cells, self.before.as_ref());
+        let difference = self.normal.as_ref().and_then(|normal| normal.compare(&measured));
+        let fault = judge::fault(&measured, difference.as_ref());
+        let dead = self.frozen_below().zip(measured.alive).is_some_and(|(below, alive)| alive < below);
+        self.vote.add(Look { captured: frame.captured, fault, dead });
+        self.before = Some(cells);
+        if self.vote.fault().is_none() && fault.is_none() {
+            let lost = difference.map_or(0.0, |difference| difference.lost);
+            self.learn(frame.captured, measured, step, lost);
+        }
+    }
+
+    fn learn(&mut self, captured: Timestamp, measured: Measured, step: Duration, lost: f32) {
+        if let Some(normal) = &mut self.normal {
+            if lost < LEARNS_BELOW {
+                normal.learn(&measured, step);
+            }
+            return;
+        }
+        // At a high rate not every picture: they are few, and spread over the time.
+        let (count, time) = FIRST_PICTURES;
+        let apart = time / u32::try_from(2 * count).unwrap_or(1);
+        if self.first.last().is_some_and(|(last, _)| captured.since(*last) < apart) {
+            return;
+        }
+        self.first.push((captured, measured));
+        let long = self.first.first().is_some_and(|(first, _)| captured.since(*first) >= time);
+        if long && self.first.len() >= count {
+            let pictures: Vec<Measured> = self.first.drain(..).map(|(_, measured)| measured).collect();
+            self.normal = normal::typical(&pictures);
+        }
+    }
+
+    fn frozen_below(&self) -> Option<f32> {
+        let profile = self.profile.as_ref().filter(|profile| profile.size() == self.size)?;
+        profile.frozen_below().filter(|_| self.settings.enabled)
+    }
+}
