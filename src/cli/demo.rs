@@ -70,6 +70,9 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     config.mqtt.host = host.clone();
     config.mqtt.port = port;
     config.state_dir = folder.path.join("state");
+    config.http = None;
+    config.audit = None;
+    config.proof_test = None;
     for camera in &mut config.cameras {
         camera.source = CameraSource::Rtsp(RtspSource::new(StreamUrl::parse(server.url(), None, None)?));
     }

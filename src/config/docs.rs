@@ -81,6 +81,7 @@ fn words(kind: &Kind) -> String {
         Kind::Size { multiple_of } => format!("size, multiples of {multiple_of}"),
         Kind::Window => "times, as in `06:00-22:00`".to_owned(),
         Kind::Days => format!("list of {}", DAYS.map(|day| format!("`{day}`")).join(", ")),
+        Kind::Names => "list of names".to_owned(),
         Kind::Point => "`[x, y]`".to_owned(),
         Kind::Line => "list of `[x, y]`".to_owned(),
         Kind::Section(_) => "keys, below".to_owned(),
@@ -121,11 +122,14 @@ fn key_schema(key: &Key) -> Map<String, Value> {
         Kind::Name => json!({"type": "string", "pattern": name}),
         Kind::Number { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Integer { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
-        Kind::Duration { .. } => json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *(ms|s|m|min|h)$"}),
+        Kind::Duration { .. } => {
+            json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *(ms|s|m|min|h|d)$"})
+        }
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Size { .. } => json!({"type": "string", "pattern": "^[0-9]+x[0-9]+$"}),
         Kind::Window => json!({"type": "string", "pattern": "^[0-9]{1,2}:[0-9]{2} *- *[0-9]{1,2}:[0-9]{2}$"}),
         Kind::Days => json!({"type": "array", "items": {"enum": DAYS}}),
+        Kind::Names => json!({"type": "array", "items": {"type": "string", "pattern": name}}),
         Kind::Point => point,
         Kind::Line => json!({"type": "array", "items": point, "minItems": 2}),
         Kind::Section(section) => Value::Object(section_schema(section)),

@@ -62,6 +62,8 @@ pub(super) enum Kind {
     Window,
     /// Days of the week, as in `[mon, tue]`.
     Days,
+    /// Names in brackets, as in `[person]`.
+    Names,
     /// Two numbers in brackets.
     Point,
     /// At least two points in brackets.
@@ -105,6 +107,10 @@ pub(super) static FILE: Section = Section {
             "Folder for what must survive a restart; one daemon each. Without it `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/standoff`, else `~/.local/state/standoff`, else `/var/lib/standoff`.",
         ),
         optional("outbox", Kind::Section(&OUTBOX), "How events wait for the broker."),
+        optional("http", Kind::Section(&HTTP), "Health and metrics over HTTP."),
+        optional("privacy", Kind::Section(&PRIVACY), "What is kept of people, and for how long."),
+        optional("audit", Kind::Section(&AUDIT), "The log of what happened and who did what."),
+        optional("proof_test", Kind::Section(&PROOF_TEST), "Tries the whole path now and then."),
         required("cameras", Kind::Named(&CAMERA), "The cameras, each by a name that appears in topics."),
     ],
 };
@@ -226,6 +232,59 @@ static OUTBOX: Section = Section {
             "What was acknowledged within this time is sent again to a broker that has forgotten us: it may have died before it passed it on.",
         ),
     ],
+};
+
+static HTTP: Section = Section {
+    about: "Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`. See [observability.md](observability.md).",
+    keys: &[default(
+        "listen",
+        Kind::Text,
+        "127.0.0.1:9464",
+        "Address and port, or `off`. It asks for no password: on another address than loopback everyone there can read it.",
+    )],
+};
+
+static PRIVACY: Section = Section {
+    about: "What is kept of people, and for how long. See [privacy.md](privacy.md).",
+    keys: &[
+        optional(
+            "blur",
+            Kind::Names,
+            "Classes that are made unrecognisable in pictures before they are kept or sent: `[person]`.",
+        ),
+        default(
+            "keep_pictures",
+            Kind::Duration { min_ms: 0, max_ms: 3650 * 86_400_000 },
+            "7d",
+            "Pictures of alarms are deleted when they are older. 0s keeps none.",
+        ),
+        default(
+            "max_pictures_mib",
+            Kind::Integer { min: 1, max: 1 << 20 },
+            "512",
+            "Space for these pictures, MiB; then the oldest are deleted.",
+        ),
+    ],
+};
+
+static AUDIT: Section = Section {
+    about: "The log of what happened and who did what, chained by hashes. See [audit.md](audit.md).",
+    keys: &[default(
+        "max_size_mib",
+        Kind::Integer { min: 0, max: 65536 },
+        "64",
+        "Space for the log, MiB; then its oldest part is deleted. 0 keeps no log.",
+    )],
+};
+
+static PROOF_TEST: Section = Section {
+    about: "Puts a picture of a near-miss through the whole path, on a rule of its own, and says whether it arrived.",
+    keys: &[default(
+        "every",
+        Kind::Text,
+        "1h",
+        "How often, 1m to 24h, or `off`. The first is a minute after the start.",
+    )],
 };
 
 static CAMERA: Section = Section {

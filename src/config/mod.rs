@@ -10,14 +10,18 @@ mod overlay;
 mod problem;
 mod read;
 mod resolve;
+mod source;
 #[cfg(test)]
 mod tests;
 mod yaml;
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::album::Limits;
+use crate::audit::AuditSettings;
 use crate::backend::BackendSettings;
 use crate::geometry::Site;
 use crate::ingest::CameraSource;
@@ -25,11 +29,12 @@ use crate::model::graph::GraphHead;
 use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::rules::RuleSettings;
-use crate::types::{CameraId, NodeId};
+use crate::types::{CameraId, ClassName, NodeId};
 use crate::view::ViewSettings;
 
 pub use docs::{json_schema, reference};
 pub use problem::{Origin, Problem, Problems};
+pub use source::{Change, Source};
 
 /// A time with its unit, as it is written in the configuration: `500ms`, `1.5s`, `2m`, `1h`.
 ///
@@ -59,8 +64,27 @@ pub struct Config {
     pub mqtt: MqttSettings,
     /// How events wait for the broker.
     pub outbox: OutboxSettings,
+    /// Where the console listens, when it does.
+    pub http: Option<SocketAddr>,
+    /// The audit log, when there is one.
+    pub audit: Option<AuditSettings>,
+    /// What is kept of people.
+    pub privacy: Privacy,
+    /// How often the whole path is tried, when it is.
+    pub proof_test: Option<Duration>,
+    /// The text that this was read from.
+    pub source: Source,
     /// At least one camera, in the order of the file.
     pub cameras: Vec<Camera>,
+}
+
+/// What is kept of people, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Privacy {
+    /// What is made unrecognisable in pictures.
+    pub blur: Vec<ClassName>,
+    /// How long pictures are kept, and how many.
+    pub pictures: Limits,
 }
 
 /// Which model runs, and how.
@@ -183,7 +207,8 @@ impl Config {
         let mut tree = yaml::parse(text).map_err(|list| Problems::new(&around.file, list))?;
         let report = read::Report::default();
         overlay::variables(&mut tree, &around.variables, &report);
-        let config = resolve::config(&tree, around, &report);
+        let config = resolve::config(&tree, around, &report)
+            .map(|config| Self { source: Source::new(text, &tree), ..config });
         let problems = report.into_problems();
         match config {
             Some(config) if problems.is_empty() => Ok(config),

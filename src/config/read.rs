@@ -183,6 +183,26 @@ impl<'a> Reader<'a> {
         well.then_some(days)
     }
 
+    /// A list of single values, each made by `make`; its error is reported at the value.
+    pub(super) fn each<T, E: std::fmt::Display>(
+        &self,
+        key: &str,
+        make: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let mut made = vec![];
+        for (path, value) in self.list_of(key)? {
+            let one = match &value.node {
+                Node::Scalar(text) => make(text).map_err(|error| error.to_string()),
+                other => Err(format!("{} stands here; a name is wanted", sort(other))),
+            };
+            match one {
+                Ok(one) => made.push(one),
+                Err(message) => self.report.add(&path, &value.origin, message),
+            }
+        }
+        Some(made)
+    }
+
     pub(super) fn point(&self, key: &str) -> Option<[f64; 2]> {
         let value = self.value(key)?;
         self.point_of(&self.path_of(key), value)
@@ -357,6 +377,7 @@ pub(super) fn wanted(kind: &Kind) -> String {
         }
         Kind::Window => "two times of day are wanted, as in 06:00-22:00".to_owned(),
         Kind::Days => format!("days are wanted: {}", DAYS.join(", ")),
+        Kind::Names => "names in brackets are wanted, as in [person]".to_owned(),
         Kind::Point => "two numbers in brackets are wanted, as in [3.8, 4.8]".to_owned(),
         Kind::Line => "at least two points are wanted, as in [[0, 0], [13, 0]]".to_owned(),
         Kind::Section(_) => "keys with values are wanted".to_owned(),
@@ -380,7 +401,7 @@ fn short(text: &str) -> String {
     if line.len() < text.len() { format!("{line}...") } else { line }
 }
 
-/// `500ms`, `1.5s`, `2m`, `1h`.
+/// `500ms`, `1.5s`, `2m`, `1h`, `7d`.
 pub(super) fn duration_of(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(split);
@@ -393,6 +414,7 @@ pub(super) fn duration_of(text: &str) -> Option<Duration> {
         "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
+        "d" => 86_400.0,
         _ => return None,
     };
     let micros = (number.parse::<f64>().ok()? * seconds * 1e6).round();

@@ -1,5 +1,6 @@
 //! From values to settings: what the tables cannot say, such as which keys belong together.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,9 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::keys;
 use super::problem::nearest;
-use super::read::{Reader, Report};
+use super::read::{Reader, Report, duration_of};
 use super::yaml::Value;
-use super::{Camera, Config, ModelSettings, Surroundings, text_of};
+use super::{Camera, Config, ModelSettings, Privacy, Source, Surroundings, text_of};
+use crate::album::Limits;
+use crate::audit::AuditSettings;
 use crate::geometry::calibration::{self, Calibration, FloorPoint};
 use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
@@ -26,6 +29,9 @@ use crate::view::ViewSettings;
 
 /// What the shipped heads can find in a picture.
 pub(super) const CLASSES: [&str; 2] = ["forklift", "person"];
+
+/// The camera of the proof test, in whose name no other may speak.
+const PROOF_CAMERA: &str = "proof_test";
 
 /// How much farther than a limit a thing must go before it is left, metres, when nothing else is said.
 const HYSTERESIS_M: f64 = 0.3;
@@ -48,6 +54,10 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
     let outbox = file.section("outbox").and_then(|section| outbox(&section));
     let state_dir = state_dir(&file, around);
     let control_socket = control_socket(&state_dir, around);
+    let http = file.section("http").and_then(|section| http(&section));
+    let audit = file.section("audit").and_then(|section| audit(&section, &state_dir));
+    let privacy = file.section("privacy").and_then(|section| privacy(&section));
+    let proof_test = file.section("proof_test").and_then(|section| proof_test(&section));
     Some(Config {
         node: node?,
         state_dir,
@@ -56,6 +66,11 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
         mqtt: mqtt?,
         outbox: outbox?,
         cameras,
+        http: http?,
+        audit: audit?,
+        privacy: privacy?,
+        proof_test: proof_test?,
+        source: Source::default(),
     })
 }
 
@@ -101,6 +116,42 @@ fn outbox(section: &Reader<'_>) -> Option<OutboxSettings> {
         max_age: max_age?,
         max_event_age: max_event_age?,
         resend: resend?,
+    })
+}
+
+/// `None` inside: it is off.
+fn http(section: &Reader<'_>) -> Option<Option<SocketAddr>> {
+    section.parsed("listen", |text| match text {
+        "off" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| {
+            format!("'{}' is neither `off` nor an address with a port, as in 127.0.0.1:9464", start(text))
+        }),
+    })
+}
+
+fn audit(section: &Reader<'_>, state_dir: &Path) -> Option<Option<AuditSettings>> {
+    let max_bytes = section.integer("max_size_mib")? << 20;
+    Some((max_bytes > 0).then(|| AuditSettings { folder: state_dir.join("audit"), max_bytes }))
+}
+
+fn privacy(section: &Reader<'_>) -> Option<Privacy> {
+    let class = |text: &str| {
+        if CLASSES.contains(&text) {
+            return ClassName::new(text).map_err(|error| error.to_string());
+        }
+        Err(format!("no head knows the class '{}'{}", start(text), hint(text, &CLASSES)))
+    };
+    let blur = section.each("blur", class).unwrap_or_default();
+    let (keep, max) = (section.duration("keep_pictures"), section.integer("max_pictures_mib"));
+    Some(Privacy { blur, pictures: Limits { keep: keep?, max_bytes: max? << 20 } })
+}
+
+fn proof_test(section: &Reader<'_>) -> Option<Option<Duration>> {
+    let range = Duration::from_secs(60)..=Duration::from_secs(86_400);
+    section.parsed("every", |text| match (text, duration_of(text)) {
+        ("off", _) => Ok(None),
+        (_, Some(every)) if range.contains(&every) => Ok(Some(every)),
+        _ => Err(format!("'{}' is neither `off` nor a time from 1m to 24h", start(text))),
     })
 }
 
@@ -244,6 +295,9 @@ fn password(section: &Reader<'_>, around: &Surroundings) -> Option<Secret> {
 
 fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Camera> {
     let id = named(section, CameraId::new(name));
+    if name == PROOF_CAMERA {
+        section.wrong("this name is the proof test's own; take another");
+    }
     let source = source(section, around);
     let camera_latency = section.duration("camera_latency");
     let stale_after = section.duration("stale_after");

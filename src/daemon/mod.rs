@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
-use crate::album::{Album, Limits};
+use crate::album::Album;
 use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
@@ -38,12 +38,6 @@ use crate::pictures;
 use crate::publish::mqtt;
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::{CameraId, ClassName, CommandSender, Snapshot, command};
-
-/// How long pictures of alarms are kept.
-const PICTURES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// How much room they may take.
-const PICTURES_MAX_BYTES: u64 = 1 << 28;
 
 /// How long the last events may take to the disk when the daemon stops.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -341,8 +335,8 @@ fn sites(config: &Config) -> BTreeMap<CameraId, Site> {
 
 /// How pictures of alarms are made and kept.
 fn pictures_of(config: &Config) -> pictures::Settings {
-    let limits = Limits { keep: PICTURES_KEPT, max_bytes: PICTURES_MAX_BYTES };
-    pictures::Settings { album: Album::new(config.state_dir.join("pictures"), limits), blur: vec![] }
+    let album = Album::new(config.state_dir.join("pictures"), config.privacy.pictures);
+    pictures::Settings { album, blur: config.privacy.blur.clone() }
 }
 
 /// The analysis of a configuration, with the shipped heads.

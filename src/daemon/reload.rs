@@ -102,9 +102,19 @@ pub fn plan(old: &Config, new: &Config) -> Result<Changes, ReloadError> {
 /// Top level keys whose change this process cannot follow, with what they come to when everything is resolved.
 fn fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     // Everything but the cameras must be as before, also what is not named below.
-    let same = Config { cameras: old.cameras.clone(), ..new.clone() } == *old;
-    let named =
-        [("node", old.node != new.node), ("model", old.model != new.model), ("mqtt", old.mqtt != new.mqtt)];
+    let (cameras, source) = (old.cameras.clone(), old.source.clone());
+    let same = Config { cameras, source, ..new.clone() } == *old;
+    let named = [
+        ("node", old.node != new.node),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("model", old.model != new.model),
+        ("mqtt", old.mqtt != new.mqtt),
+        ("outbox", old.outbox != new.outbox),
+        ("http", old.http != new.http),
+        ("audit", old.audit != new.audit),
+        ("privacy", old.privacy != new.privacy),
+        ("proof_test", old.proof_test != new.proof_test),
+    ];
     let named: Vec<&str> = named.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
     match (same, named.is_empty()) {
         (false, true) => vec!["something outside of cameras"],

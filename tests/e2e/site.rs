@@ -228,6 +228,8 @@ impl Standoff {
             .arg("run")
             .arg(&file)
             .env("STATE_DIRECTORY", folder.path().join("state"))
+            // Many daemons run side by side: each test that wants the console says where.
+            .env("STANDOFF__HTTP__LISTEN", "off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
