@@ -13,5 +13,8 @@ mod ingest;
 #[path = "e2e/rtsp.rs"]
 mod rtsp;
 #[cfg(feature = "demo")]
+#[path = "e2e/service.rs"]
+mod service;
+#[cfg(feature = "demo")]
 #[path = "e2e/site.rs"]
 mod site;

@@ -215,12 +215,17 @@ impl Subscriber {
 pub struct Standoff {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Standoff {
     /// `standoff run` with this configuration.
     pub fn run(config: &str) -> Self {
+        Self::run_with(config, &[])
+    }
+
+    /// The same with more environment variables.
+    pub fn run_with(config: &str, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("site.yaml");
         std::fs::File::create(&file).unwrap().write_all(config.as_bytes()).unwrap();
@@ -230,6 +235,7 @@ impl Standoff {
             .env("STATE_DIRECTORY", folder.path().join("state"))
             // Many daemons run side by side: each test that wants the console says where.
             .env("STANDOFF__HTTP__LISTEN", "off")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -243,7 +249,7 @@ impl Standoff {
                 lines.lock().unwrap().push(line);
             }
         });
-        Self { child, log, _folder: folder }
+        Self { child, log, folder }
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -255,10 +261,32 @@ impl Standoff {
         self.log().into_iter().filter(|line| line.contains(text)).collect()
     }
 
+    /// Writes another configuration and has the daemon read it.
+    pub fn reload(&self, config: &str) {
+        std::fs::write(self.folder.path().join("site.yaml"), config).unwrap();
+        self.signal("-HUP");
+    }
+
+    /// Waits for a line of the log that holds `text`.
+    pub fn wait_log(&self, text: &str, seconds: f64) -> String {
+        let deadline = Deadline::after(seconds);
+        loop {
+            if let Some(line) = self.log_with(text).pop() {
+                return line;
+            }
+            assert!(deadline.left().is_some(), "the log never says '{text}'");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(signal).arg(pid).status().unwrap().success());
+    }
+
     /// SIGTERM, as systemd stops it; its exit status.
     pub fn terminate(mut self) -> (ExitStatus, Vec<String>) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg("-TERM").arg(pid).status().unwrap().success());
+        self.signal("-TERM");
         (self.wait(10.0), self.log())
     }
 
