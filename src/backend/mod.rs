@@ -69,6 +69,9 @@ pub enum BackendError {
         /// What is wrong.
         problem: String,
     },
+    /// The model is not there.
+    #[error("{0}")]
+    NotInstalled(String),
     /// The model could not be opened.
     #[error("the model cannot be opened: {0}")]
     Open(String),

@@ -15,7 +15,7 @@ use ort::value::{Shape, TensorRef};
 use super::{Backend, BackendError, BackendSettings, BackendSpec};
 use crate::clock;
 use crate::model::graph::{BatchSize, CLS, GraphOptions, INPUT, TAPS, grid_of};
-use crate::model::store::Store;
+use crate::model::store::{Store, StoreError};
 use crate::preprocess::Preprocessor;
 use crate::types::{Batch, Dense, Features, StageTimes};
 
@@ -186,7 +186,12 @@ fn open_session(
     options: &GraphOptions<'_>,
 ) -> Result<Session, BackendError> {
     let open = |error: String| BackendError::Open(error);
-    let graph = || store.graph(&settings.model, options).map_err(|error| open(error.to_string()));
+    let graph = || {
+        store.graph(&settings.model, options).map_err(|error| match error {
+            StoreError::NotInstalled { .. } => BackendError::NotInstalled(error.to_string()),
+            _ => open(error.to_string()),
+        })
+    };
     let commit = |path: &Path| {
         let mut builder = builder(environment, settings).map_err(|error| open(error.to_string()))?;
         builder.commit_from_file(path).map_err(|error| open(format!("{}: {error}", path.display())))

@@ -14,8 +14,8 @@ use crate::daemon::{Daemon, notify};
 use crate::heartbeat::Trouble;
 use crate::metrics::METRICS;
 
-/// Runs until SIGTERM or SIGINT (exit code 0) or until a part hangs or has failed (1). A bad configuration never
-/// runs (2). SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
+/// Runs until SIGTERM or SIGINT (exit code 0) or until a part hangs or has failed (1). With a bad configuration, or
+/// without model, ONNX Runtime or a GStreamer plugin, it does not run, and starting again would not help (2). SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
 pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(file) {
         Ok(config) => config,
@@ -26,7 +26,15 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     notify::status("loading the model and connecting");
-    let mut daemon = Daemon::start(&config)?;
+    let mut daemon = match Daemon::start(&config) {
+        Ok(daemon) => daemon,
+        Err(error) if error.needs_a_person() => {
+            notify::status(&error.to_string());
+            tracing::error!("{error}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut signals = Signals::new(&daemon)?;
     let mut troubles = daemon.supervise();
     tracing::info!(

@@ -62,6 +62,17 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+impl StartError {
+    /// Whether starting again is of no use: something must be installed first.
+    pub fn needs_a_person(&self) -> bool {
+        matches!(
+            self,
+            Self::Backend(BackendError::Library { .. } | BackendError::NotInstalled(_))
+                | Self::Camera(IngestError::MissingPlugin { .. } | IngestError::NoGstreamer { .. })
+        )
+    }
+}
+
 /// How long a thread may take to end. What it works on (a batch, a scene) takes no longer unless it hangs.
 const END_WITHIN: Duration = Duration::from_millis(1500);
 
