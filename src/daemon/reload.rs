@@ -58,7 +58,7 @@ impl fmt::Display for Changes {
 pub enum ReloadError {
     /// These keys cannot change while the daemon runs. Nothing was changed.
     #[error("{} cannot change while the daemon runs: restart it (systemctl restart standoff)", list(.0))]
-    NeedsRestart(Vec<&'static str>),
+    NeedsRestart(Vec<String>),
     /// The heads for the new classes are not usable. Nothing was changed.
     #[error(transparent)]
     Head(#[from] HeadError),
@@ -70,7 +70,7 @@ pub enum ReloadError {
     HalfWay(String),
 }
 
-fn list(keys: &[&str]) -> String {
+fn list(keys: &[String]) -> String {
     keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
 }
 
@@ -99,27 +99,16 @@ pub fn plan(old: &Config, new: &Config) -> Result<Changes, ReloadError> {
     Ok(changes)
 }
 
-/// Top level keys whose change this process cannot follow, with what they come to when everything is resolved.
-fn fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Everything but the cameras must be as before, also what is not named below.
-    let (cameras, source) = (old.cameras.clone(), old.source.clone());
-    let same = Config { cameras, source, ..new.clone() } == *old;
-    let named = [
-        ("node", old.node != new.node),
-        ("state_dir", old.state_dir != new.state_dir),
-        ("model", old.model != new.model),
-        ("mqtt", old.mqtt != new.mqtt),
-        ("outbox", old.outbox != new.outbox),
-        ("http", old.http != new.http),
-        ("audit", old.audit != new.audit),
-        ("privacy", old.privacy != new.privacy),
-        ("proof_test", old.proof_test != new.proof_test),
-    ];
-    let named: Vec<&str> = named.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
-    match (same, named.is_empty()) {
-        (false, true) => vec!["something outside of cameras"],
-        _ => named,
+/// Keys whose change this process cannot follow: everything but the cameras.
+fn fixed_keys(old: &Config, new: &Config) -> Vec<String> {
+    let same = Config { cameras: old.cameras.clone(), source: old.source.clone(), ..new.clone() } == *old;
+    if same {
+        return vec![];
     }
+    let changes = old.source.changes(&new.source).into_iter().map(|change| change.key);
+    let named: Vec<String> = changes.filter(|key| !key.starts_with("cameras.")).collect();
+    // The text says the same: a file that it names, or the environment, does not.
+    if named.is_empty() { vec!["a file or credential outside of cameras".to_owned()] } else { named }
 }
 
 /// All rules with their cameras.
@@ -234,7 +223,7 @@ cameras:
         let error = plan(&old, &config(&new)).unwrap_err().to_string();
         assert_eq!(
             error,
-            "`node`, `mqtt` cannot change while the daemon runs: restart it (systemctl restart standoff)"
+            "`mqtt.host`, `node` cannot change while the daemon runs: restart it (systemctl restart standoff)"
         );
     }
 }
