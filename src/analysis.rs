@@ -4,6 +4,7 @@
 //! drives it live: it wakes on features or on the tick, so that a hung camera or backend is noticed by a
 //! thread that is not hung. It never touches a disk or a socket.
 
+mod observe;
 mod reload;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -248,6 +249,15 @@ impl Analysis {
             }
         }
         self.tick(now, around)
+    }
+
+    /// Notes how old each camera's newest analysed frame is.
+    fn note_ages(&self, now: Timestamp) {
+        for (id, camera) in &self.cameras {
+            if let Some(newest) = camera.newest {
+                METRICS.frame_age.of(&[id]).set(now.since(newest).as_secs_f64());
+            }
+        }
     }
 
     /// Looks at the time, the cameras' health and the conditions.
@@ -599,12 +609,15 @@ pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHand
                 let output = match seen {
                     Seen::Frame(features) => analysis.step(now, *features, &around),
                     Seen::Failed { camera, captured, reason } => {
+                        METRICS.frames_dropped.of(&[&camera, &reason]).inc();
                         analysis.fail(now, &camera, captured, reason, &around)
                     }
                 };
                 wiring.deliver(output);
             }
-            wiring.deliver(analysis.tick(clock::now(), &around));
+            let now = clock::now();
+            analysis.note_ages(now.mono);
+            wiring.deliver(analysis.tick(now, &around));
             for command in wiring.commands.try_iter() {
                 let (output, answer) = analysis.obey(clock::now(), &command, &around);
                 log_command(&command, &answer);
@@ -630,6 +643,7 @@ impl Wiring {
     }
 
     fn deliver(&self, output: Output) {
+        observe::note(&output);
         let snapshot = output.snapshot.map(Arc::new);
         for transition in output.transitions {
             log(&transition);

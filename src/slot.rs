@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::metrics::METRICS;
 use crate::types::{CameraHealth, CameraId, Frame};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -31,11 +32,16 @@ impl Slots {
     pub fn put(&self, frame: Frame) {
         let mut cells = lock(&self.cells);
         let cell = cells.entry(frame.camera.clone()).or_default();
-        if cell.frame.replace(frame).is_some() {
+        let camera = frame.camera.clone();
+        let replaced = cell.frame.replace(frame).is_some();
+        if replaced {
             cell.dropped += 1;
         }
         drop(cells);
         self.filled.notify_one();
+        if replaced {
+            METRICS.frames_dropped.of(&[&camera, &"replaced"]).inc();
+        }
     }
 
     /// Takes up to `max` frames, at most one a camera, oldest capture first. Waits up to `patience` for

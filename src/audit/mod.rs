@@ -119,6 +119,11 @@ impl Audit {
         Self::default()
     }
 
+    /// Leaves an entry, or gives it back to be offered again when there is no room: true when it was taken.
+    pub fn offer(&self, entry: Entry) -> bool {
+        self.to.as_ref().is_none_or(|to| to.sender.try_send(entry).is_ok())
+    }
+
     /// Leaves an entry. When the thread is too far behind it is lost and counted.
     pub fn note(&self, entry: Entry) {
         if let Some(to) = &self.to
@@ -144,12 +149,10 @@ impl Auditor {
         self.head.clone()
     }
 
-    /// Writes what waits, once, and ends.
-    pub fn stop(self) {
+    /// Asks the thread to write what waits, once, and to end.
+    pub fn stop(self) -> JoinHandle<()> {
         self.stop.store(true, Ordering::Relaxed);
-        if self.thread.join().is_err() {
-            tracing::error!(thread = "audit", "the thread had failed");
-        }
+        self.thread
     }
 }
 
@@ -260,7 +263,7 @@ mod tests {
         let (audit, auditor) = spawn(settings.clone()).unwrap();
         (0..100).for_each(|i| audit.note(entry(i)));
         let head = auditor.head();
-        auditor.stop();
+        auditor.stop().join().unwrap();
         let report = verify(&settings.folder, None).unwrap();
         assert_eq!((report.records, report.broken), (100, None));
         assert_eq!(report.head, *head.borrow());
@@ -287,7 +290,7 @@ mod tests {
         assert!(
             runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), written).await }).unwrap()
         );
-        auditor.stop();
+        auditor.stop().join().unwrap();
         let report = verify(&settings.folder, None).unwrap();
         assert_eq!(report.broken, None);
         assert!(

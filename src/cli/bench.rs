@@ -91,6 +91,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
                 Statement::Camera(status) => Some(message::health(&config.node, status)),
                 Statement::Pair(status) => Some(message::pair(&config.node, status)),
                 Statement::Picture(picture) => Some(message::picture(&config.node, picture)),
+                Statement::Report(report) => Some(message::report(&config.node, report)),
                 Statement::Gone(_) => None,
             })
             .chain(output.transitions.iter().map(|event| message::event(&config.node, event, false)))

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod alarm;
+pub mod audit;
 pub mod bench;
 pub mod check;
 pub mod commission;
@@ -12,6 +13,7 @@ pub mod demo_broker;
 pub mod demo_rtsp;
 pub mod doctor;
 pub mod model;
+pub mod privacy;
 pub mod probe;
 pub mod progress;
 pub mod replay;
@@ -61,6 +63,12 @@ pub enum Command {
     Train(train::Args),
     /// Say what is installed, what is missing and how to mend it
     Doctor,
+    /// Check the log of what happened
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Delete what is kept of people
+    #[command(subcommand)]
+    Privacy(privacy::PrivacyCommand),
     /// Install, import, list and export models
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -83,6 +91,8 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Bench(arguments) => bench::run(arguments),
         Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor => doctor::run(),
+        Command::Audit(command) => audit::run(command),
+        Command::Privacy(command) => privacy::run(command),
         Command::Model(command) => model::run(command).map(|()| ExitCode::SUCCESS),
     }
 }

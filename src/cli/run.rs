@@ -4,15 +4,21 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::EXIT_USAGE;
+use crate::audit::Entry;
+use crate::clock;
 use crate::config::{Config, Problems};
 use crate::daemon::reload::ReloadError;
 use crate::daemon::{Daemon, notify};
 use crate::heartbeat::Trouble;
 use crate::metrics::METRICS;
+
+/// Changed keys, or problems, that are written down of one reload.
+const KEYS_MAX: usize = 32;
 
 /// Runs until SIGTERM or SIGINT (exit code 0) or until a part hangs or has failed (1). With a bad configuration, or
 /// without model, ONNX Runtime or a GStreamer plugin, it does not run, and starting again would not help (2). SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
@@ -95,6 +101,7 @@ fn reload(daemon: &mut Daemon, file: &Path) -> Reloaded {
         Ok(new) => new,
         Err(problems) => {
             count("rejected");
+            audit(daemon, "rejected", json!({"problems": listed(&problems)}));
             for problem in &problems.list {
                 tracing::error!(file = problems.file, "reload rejected: {problem}");
             }
@@ -102,9 +109,13 @@ fn reload(daemon: &mut Daemon, file: &Path) -> Reloaded {
             return Reloaded::No(counted(&problems));
         }
     };
+    let keys = daemon.config().source.changes(&new.source);
+    let keys: Vec<_> = keys.into_iter().take(KEYS_MAX).collect();
+    let loaded = json!({"config_sha256": new.source.sha256, "changes": keys});
     match daemon.reload(new) {
         Ok(changes) => {
             count("applied");
+            audit(daemon, "applied", loaded);
             tracing::info!("reloaded: {changes}");
             Reloaded::Yes
         }
@@ -114,11 +125,28 @@ fn reload(daemon: &mut Daemon, file: &Path) -> Reloaded {
         }
         Err(error) => {
             count("rejected");
+            audit(daemon, "rejected", json!({"problems": [error.to_string()]}));
             tracing::error!("reload rejected: {error}");
             tracing::warn!(problems = 1, "the old configuration stays in force");
             Reloaded::No(error.to_string())
         }
     }
+}
+
+/// Writes a load of the configuration down.
+fn audit(daemon: &Daemon, result: &str, mut data: Value) {
+    data["result"] = json!(result);
+    daemon.audit().note(Entry::new(clock::utc(), "configuration", data));
+}
+
+/// What is wrong, as far as a line of the audit log holds it.
+fn listed(problems: &Problems) -> Vec<String> {
+    problems
+        .list
+        .iter()
+        .take(KEYS_MAX)
+        .map(|problem| problem.to_string().chars().take(200).collect())
+        .collect()
 }
 
 /// Why the main thread wakes up.

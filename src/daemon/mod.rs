@@ -5,7 +5,9 @@
 //! is waited for without end, because a hung part is a reason to stop.
 
 pub mod notify;
+mod observers;
 pub mod reload;
+mod scribe;
 pub mod supervisor;
 pub mod views;
 
@@ -21,8 +23,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
+use self::observers::Observers;
 use crate::album::Album;
 use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
+use crate::audit::Audit;
 use crate::backend::{self, BackendError, BackendSpec};
 use crate::clock;
 use crate::config::{Camera, Config};
@@ -99,6 +103,7 @@ pub struct Daemon {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     spec: BackendSpec,
     heart: Arc<Heart>,
+    observers: Observers,
 }
 
 struct Sinks {
@@ -125,7 +130,11 @@ impl Daemon {
         let inputs = Arc::new(InputBoard::default());
         let heart = Arc::new(Heart::default());
         let pulse = heart.pulse(Part::Journal, clock::monotonic());
-        let (outbox, journal) = Outbox::open(config.outbox.clone(), &config.state_dir, &["mqtt"], pulse)?;
+        let mut readers = vec!["mqtt"];
+        if config.audit.is_some() {
+            readers.push(scribe::READER);
+        }
+        let (outbox, journal) = Outbox::open(config.outbox.clone(), &config.state_dir, &readers, pulse)?;
 
         let mut analysis = analysis_of(config)?;
         let boot = clock::stamp().boot;
@@ -138,15 +147,18 @@ impl Daemon {
             outbox.say(statement);
         }
 
+        let observers = Observers::start(config, &runtime, &outbox, &heart)?;
         let backend = match backend::open(&config.model.backend(heads::shipped::graph_heads()?)) {
             Ok(backend) => backend,
             Err(error) => {
+                observers.stop(&runtime);
                 sinks.stop(&runtime);
                 end(&runtime, "memory", memory.stop());
                 return Err(error.into());
             }
         };
         let spec = backend.spec().clone();
+        observers.backend_is(&spec.name);
 
         let (seen_sender, seen) = sync_channel(1);
         let (snapshot_sender, snapshots) = watch::channel(None);
@@ -189,6 +201,7 @@ impl Daemon {
             snapshots,
             spec,
             heart,
+            observers,
         };
         for camera in &config.cameras {
             match daemon.start_camera(camera) {
@@ -229,6 +242,16 @@ impl Daemon {
         self.heart.troubles(now, now).is_empty()
     }
 
+    /// Where entries for the audit log go.
+    pub fn audit(&self) -> &Audit {
+        self.observers.audit()
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// How things are, in a line for people.
     pub fn status_line(&self) -> String {
         supervisor::status_line(&self.outbox.statements())
@@ -254,6 +277,7 @@ impl Daemon {
         end(&self.runtime, "analysis", self.analysis);
         end(&self.runtime, "memory", self.memory.stop());
         end(&self.runtime, "pictures", self.pictures);
+        self.observers.stop(&self.runtime);
         self.sinks.stop(&self.runtime);
         self.runtime.shutdown_timeout(END_WITHIN);
     }

@@ -14,6 +14,7 @@ use super::clip::Clip;
 use super::flag::Flag;
 use super::{CameraSource, IngestError, paced};
 use crate::clock::{self, Timestamp};
+use crate::metrics::METRICS;
 use crate::slot::{HealthBoard, Slots};
 use crate::types::{CameraHealth, CameraId, CameraState, Reason};
 
@@ -201,6 +202,7 @@ fn supervise(camera: &Arc<Camera>, source: &CameraSource) {
             repeats.clear();
         }
         camera.say(fault.state, Some(fault.reason), &fault.detail);
+        METRICS.camera_reconnects.of(&[&camera.id, &fault.reason]).inc();
         if fault.state == CameraState::Ended {
             tracing::info!(reason = %fault.reason, "{}", fault.detail);
             camera.stop.wait(Duration::MAX);

@@ -21,7 +21,9 @@ use self::mark::Mark;
 pub use self::writer::{OpenError, Writer};
 use crate::clock::{self, Stamp};
 use crate::metrics::METRICS;
-use crate::types::{CameraId, CameraStatus, PairId, PairStatus, Picture, RuleId, RuleStatus, Transition};
+use crate::types::{
+    CameraId, CameraStatus, PairId, PairStatus, Picture, Report, RuleId, RuleStatus, Transition,
+};
 
 /// Events kept in memory that are not on disk. Older ones are dropped and counted.
 const EVENT_CAPACITY: usize = 10_000;
@@ -61,6 +63,8 @@ pub enum Statement {
     Pair(PairStatus),
     /// Picture of a camera's last alarm.
     Picture(Picture),
+    /// What the daemon says of itself.
+    Report(Report),
     /// There is nothing to say any more: it was taken out of the configuration.
     Gone(Gone),
 }
@@ -82,6 +86,8 @@ enum Subject {
     Camera(CameraId),
     Rule(CameraId, RuleId),
     Pair(CameraId, PairId),
+    Audit,
+    Proof,
     // Last: what is large goes out after what is urgent.
     Picture(CameraId),
 }
@@ -96,6 +102,8 @@ impl Statement {
             Self::Gone(Gone::Camera(id)) => Subject::Camera(id.clone()),
             Self::Gone(Gone::Pair(camera, pair)) => Subject::Pair(camera.clone(), pair.clone()),
             Self::Pair(status) => Subject::Pair(status.camera.clone(), status.pair.clone()),
+            Self::Report(Report::Audit { .. }) => Subject::Audit,
+            Self::Report(Report::Proof(_)) => Subject::Proof,
             Self::Picture(picture) => Subject::Picture(picture.camera.clone()),
         }
     }

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::clock::UtcMillis;
 use crate::types::command::{Setting, Via};
 use crate::types::{
     CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, Monitor, NodeId,
-    PairId, PairStatus, Picture, Reading, RuleId, RuleStatus, StageTimes, State, Transition,
+    PairId, PairStatus, Picture, ProofReport, Reading, Report, RuleId, RuleStatus, StageTimes, State,
+    Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -251,6 +253,26 @@ pub fn event(node: &NodeId, transition: &Transition, late: bool) -> Message {
         retain: false,
         expiry: None,
     }
+}
+
+/// What the daemon says of itself.
+pub fn report(node: &NodeId, report: &Report) -> Message {
+    let (topic, payload) = match report {
+        Report::Audit { n, hash, ts } => {
+            let json = json!({"v": VERSION, "node": node, "ts": ts.to_string(), "n": n, "hash": hash});
+            ("audit", json.to_string())
+        }
+        Report::Proof(proof) => {
+            let ProofReport { ok, stage, reason, took_ms, ts } = proof;
+            let json = json!({
+                "v": VERSION, "node": node, "ts": ts.to_string(), "ok": ok, "stage": stage, "reason": reason,
+                "took_ms": took_ms,
+            });
+            ("proof_test", json.to_string())
+        }
+    };
+    let topic = format!("standoff/{node}/{topic}");
+    Message { topic, payload: payload.into_bytes(), qos: 1, retain: true, expiry: None }
 }
 
 /// Topic of the present state of a rule; its events lie below.

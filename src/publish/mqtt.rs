@@ -344,6 +344,7 @@ impl Sink {
                 link.push(message::health(&self.wiring.node, &status));
             }
             Statement::Picture(picture) => link.push(message::picture(&self.wiring.node, &picture)),
+            Statement::Report(report) => link.push(message::report(&self.wiring.node, &report)),
             // The last word first: not every subscriber takes an empty message for an answer.
             Statement::Gone(Gone::Rule(status)) => {
                 let last = message::alarm(&self.wiring.node, &status);
@@ -372,6 +373,9 @@ impl Sink {
         for Waiting { number, event, late } in self.wiring.reader.pending_events(&clock::stamp(), EVENTS_MAX)
         {
             if number >= link.next_event {
+                if late {
+                    METRICS.events_late.of(&[&"mqtt"]).inc();
+                }
                 link.push_event(number, message::event(&self.wiring.node, &event, late));
             }
         }

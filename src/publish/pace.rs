@@ -29,7 +29,10 @@ impl Pace {
     /// Gives the statement back if it is to be sent now; otherwise keeps it for [`Pace::due`].
     pub fn offer(&mut self, now: Timestamp, statement: Statement) -> Option<Statement> {
         let subject: Subject = match &statement {
-            Statement::Rule(_) | Statement::Picture(_) | Statement::Gone(Gone::Rule(_) | Gone::Pair(..)) => {
+            Statement::Rule(_)
+            | Statement::Picture(_)
+            | Statement::Report(_)
+            | Statement::Gone(Gone::Rule(_) | Gone::Pair(..)) => {
                 return Some(statement);
             }
             Statement::Gone(Gone::Camera(id)) => {

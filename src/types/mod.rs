@@ -6,6 +6,7 @@ pub mod event;
 pub mod features;
 pub mod frame;
 pub mod ids;
+pub mod report;
 pub mod scene;
 pub mod secret;
 pub mod snapshot;
@@ -18,6 +19,7 @@ pub use event::{
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
 pub use ids::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId};
+pub use report::{ProofReport, ProofStage, Report};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
     SurfaceVote, Thing, Trust,

@@ -1,0 +1,62 @@
+//! What the daemon says of itself beside its health: things that a person or a machine keeps elsewhere.
+
+use serde::Serialize;
+
+use crate::clock::UtcMillis;
+
+/// Replaces the report of the same kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// The newest line of the audit log.
+    Audit {
+        /// Its number.
+        n: u64,
+        /// Its hash, hex.
+        hash: String,
+        /// When this was said.
+        ts: UtcMillis,
+    },
+    /// The last proof test.
+    Proof(ProofReport),
+}
+
+/// How far a proof test came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProofStage {
+    /// The picture was put where cameras put theirs.
+    Injected,
+    /// It went through the model.
+    Inferred,
+    /// The rule found it too near.
+    Alarmed,
+    /// The broker has acknowledged the event.
+    Acknowledged,
+}
+
+/// How a proof test ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProofReport {
+    /// Whether the event arrived.
+    pub ok: bool,
+    /// How far it came.
+    pub stage: ProofStage,
+    /// Why it came no farther.
+    pub reason: Option<String>,
+    /// From injection until it arrived or was given up, milliseconds.
+    pub took_ms: u64,
+    /// When it ended.
+    pub ts: UtcMillis,
+}
+
+impl ProofStage {
+    /// The stage's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Injected => "injected",
+            Self::Inferred => "inferred",
+            Self::Alarmed => "alarmed",
+            Self::Acknowledged => "acknowledged",
+        }
+    }
+}
