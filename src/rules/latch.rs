@@ -96,7 +96,8 @@ impl Latch {
     fn weigh(&mut self, captured: Timestamp, raise: Level, hold: Level) {
         let gap = self.evidence.is_none_or(|last| captured.since(last) > self.settings.stale_after);
         if gap {
-            self.forget_runs();
+            // As the tick would have done, had it come in between.
+            self.lose();
         }
         self.evidence = Some(captured);
         for (since, level) in self.calm_since.iter_mut().zip(CALM_LEVELS) {
