@@ -18,7 +18,7 @@ use serde_json::Value;
 use standoff::clock::{self, UtcMillis};
 use standoff::heartbeat::{Heart, Part};
 use standoff::outbox::{Outbox, Statement};
-use standoff::publish::{MqttSettings, mqtt};
+use standoff::publish::{MqttSettings, herald, mqtt};
 use standoff::slot::InputBoard;
 use standoff::types::{
     CameraId, CameraState, CameraStatus, Evidence, Happening, NodeId, PairId, Reason, RuleId, RuleStatus,
@@ -220,7 +220,8 @@ impl Sink {
             shutdown: stopped,
             pulse,
         };
-        let task = mqtt::spawn(settings, wiring);
+        let silent = herald::Wiring::off(wiring.node.clone());
+        let task = mqtt::spawn(settings, wiring, silent);
         Self { outbox, inputs, topics, shutdown, task }
     }
 

@@ -106,6 +106,7 @@ pub(super) static FILE: Section = Section {
             Kind::Path,
             "Folder for what must survive a restart; one daemon each. Without it `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/standoff`, else `~/.local/state/standoff`, else `/var/lib/standoff`.",
         ),
+        optional("home_assistant", Kind::Section(&HOME_ASSISTANT), "Devices and entities in Home Assistant."),
         optional("outbox", Kind::Section(&OUTBOX), "How events wait for the broker."),
         optional("http", Kind::Section(&HTTP), "Health and metrics over HTTP."),
         optional("privacy", Kind::Section(&PRIVACY), "What is kept of people, and for how long."),
@@ -200,6 +201,24 @@ static MQTT: Section = Section {
             Kind::Duration { min_ms: 2000, max_ms: 600_000 },
             "15s",
             "A broker that is silent for one and a half times as long is given up and connected again.",
+        ),
+    ],
+};
+
+static HOME_ASSISTANT: Section = Section {
+    about: "Devices and entities in Home Assistant, made by its MQTT discovery: [home-assistant.md](home-assistant.md).",
+    keys: &[
+        default(
+            "discovery",
+            Kind::Text,
+            "off",
+            "`device`: one retained message for the daemon and each camera, for Home Assistant 2024.12 and later. `components`: one for each entity, for older ones. `off`: nothing is published outside of `standoff/`.",
+        ),
+        default(
+            "prefix",
+            Kind::Topic,
+            "homeassistant",
+            "Where Home Assistant looks for them, its `discovery_prefix`.",
         ),
     ],
 };

@@ -28,6 +28,7 @@ use crate::ingest::CameraSource;
 use crate::model::graph::GraphHead;
 use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
+use crate::publish::discovery::HomeAssistant;
 use crate::rules::RuleSettings;
 use crate::types::{CameraId, ClassName, NodeId};
 use crate::view::ViewSettings;
@@ -62,6 +63,8 @@ pub struct Config {
     pub model: ModelSettings,
     /// The broker.
     pub mqtt: MqttSettings,
+    /// What Home Assistant is told.
+    pub home_assistant: HomeAssistant,
     /// How events wait for the broker.
     pub outbox: OutboxSettings,
     /// Where the console listens, when it does.

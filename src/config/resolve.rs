@@ -18,6 +18,7 @@ use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, RtspSource, StreamUrl};
 use crate::outbox::OutboxSettings;
+use crate::publish::discovery::{HomeAssistant, Mode};
 use crate::publish::tls::{self, TlsSettings};
 use crate::publish::transport::V5_KEEP_ALIVE_MIN;
 use crate::publish::{MqttSettings, MqttVersion};
@@ -52,6 +53,7 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
     let cameras: Vec<Camera> =
         cameras.iter().filter_map(|(name, section)| camera(name, section, around)).collect();
     let outbox = file.section("outbox").and_then(|section| outbox(&section));
+    let home_assistant = file.section("home_assistant").and_then(|section| home_assistant(&section));
     let state_dir = state_dir(&file, around);
     let control_socket = control_socket(&state_dir, around);
     let http = file.section("http").and_then(|section| http(&section));
@@ -64,6 +66,7 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
         control_socket,
         model: model?,
         mqtt: mqtt?,
+        home_assistant: home_assistant?,
         outbox: outbox?,
         cameras,
         http: http?,
@@ -106,6 +109,25 @@ pub(super) fn default_state_dir(variables: &[(String, String)]) -> PathBuf {
         Some(path) => Path::new(path).join(".local/state/standoff"),
         None => "/var/lib/standoff".into(),
     }
+}
+
+fn home_assistant(section: &Reader<'_>) -> Option<HomeAssistant> {
+    let mode = section.parsed("discovery", |text| match text {
+        "off" => Ok(Mode::Off),
+        "device" => Ok(Mode::Device),
+        "components" => Ok(Mode::Components),
+        _ => Err("`device`, `components` or `off` is wanted"),
+    });
+    let prefix = section.parsed("prefix", |text| {
+        let fits = (1..=100).contains(&text.len()) && !text.contains(['+', '#']);
+        let plain = !text.contains(char::is_control) && !text.starts_with('/') && !text.ends_with('/');
+        if fits && plain {
+            Ok(text.to_owned())
+        } else {
+            Err("not the beginning of a topic, such as homeassistant")
+        }
+    });
+    Some(HomeAssistant { mode: mode?, prefix: prefix? })
 }
 
 fn outbox(section: &Reader<'_>) -> Option<OutboxSettings> {

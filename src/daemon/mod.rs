@@ -39,7 +39,8 @@ use crate::ingest::{self, CameraHandle, IngestError};
 use crate::memory;
 use crate::outbox::{OpenError, Outbox, Writer};
 use crate::pictures;
-use crate::publish::mqtt;
+use crate::publish::discovery::{self, Inventory};
+use crate::publish::{herald, mqtt};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::{CameraId, ClassName, CommandSender, Snapshot, command};
 
@@ -110,6 +111,8 @@ struct Sinks {
     shutdown: watch::Sender<bool>,
     /// What `when:` conditions read; a reload changes it.
     watch_topics: watch::Sender<Vec<String>>,
+    /// What Home Assistant is told of; a reload changes it.
+    inventory: watch::Sender<Arc<Inventory>>,
     mqtt: tokio::task::JoinHandle<()>,
     outbox: Arc<Outbox>,
     /// Ends after the sinks, whose progress it writes down.
@@ -320,7 +323,10 @@ impl Sinks {
             commands: config.mqtt.allow_remote_control.then(|| commands.clone()),
             pulse: heart.pulse(Part::Mqtt, clock::monotonic()),
         };
-        let mqtt = mqtt::spawn(config.mqtt.clone(), wiring);
+        let (inventory, inventory_of) = watch::channel(Arc::new(inventory(config)));
+        let home_assistant =
+            herald::Wiring { inventory: inventory_of, memory: config.state_dir.join("discovery.json") };
+        let mqtt = mqtt::spawn(config.mqtt.clone(), wiring, home_assistant);
         let socket = config.control_socket.clone();
         let control = control::spawn(socket, commands, stopped).map_err(|error| {
             let socket = config.control_socket.display();
@@ -329,6 +335,7 @@ impl Sinks {
         Self {
             shutdown,
             watch_topics,
+            inventory,
             mqtt,
             outbox: outbox.clone(),
             _journal: journal,
@@ -338,6 +345,12 @@ impl Sinks {
 
     /// Follows a new configuration.
     fn reconfigure(&self, config: &Config) {
+        self.inventory.send_if_modified(|inventory| {
+            let new = Arc::new(self::inventory(config));
+            let changed = *inventory != new;
+            *inventory = new;
+            changed
+        });
         self.watch_topics.send_if_modified(|topics| {
             let new = config.watched_topics();
             let changed = *topics != new;
@@ -360,6 +373,22 @@ impl Sinks {
             // It only waits for connections; those that are open end with the runtime.
             let _ = runtime.block_on(async { timeout(LEAVE_WITHIN, control).await });
         }
+    }
+}
+
+/// What there is to tell Home Assistant.
+fn inventory(config: &Config) -> Inventory {
+    let camera = |camera: &Camera| discovery::Camera {
+        id: camera.id.clone(),
+        pairs: camera.site.pairs.clone(),
+        rules: camera.rules.clone(),
+    };
+    Inventory {
+        home_assistant: config.home_assistant.clone(),
+        node: config.node.clone(),
+        valid_for: analysis::VALID_FOR,
+        remote_control: config.mqtt.allow_remote_control,
+        cameras: config.cameras.iter().map(camera).collect(),
     }
 }
 

@@ -483,6 +483,13 @@ fn settable(node: &NodeId, camera: &CameraId, rule: &RuleSettings) -> Vec<Entity
         ),
         entity("button", Setting::Acknowledge, "acknowledge", json!({"icon": "mdi:check-circle-outline"})),
     ];
+    let shelve = |key: &str, what: &str, payload: &str, icon: &str| {
+        let body =
+            entity("button", Setting::Shelve, what, json!({"payload_press": payload, "icon": icon})).body;
+        Entity::new("button", format!("{key}_{}", rule.id), body)
+    };
+    entities.push(shelve("shelve", "shelve 30 min", "30m", "mdi:timer-pause-outline"));
+    entities.push(shelve("unshelve", "end shelving", "OFF", "mdi:timer-off-outline"));
     if warning_m.is_some() {
         // A warning comes before its alarm, so it cannot be as near as an alarm can.
         entities.push(limit(Setting::WarningM, "warning distance", LIMIT_RANGE_M.start() + LIMIT_STEP_M));

@@ -38,6 +38,8 @@ pub(super) struct Link {
     pub(super) watched: Vec<String>,
     /// False when some are still to be asked for.
     pub(super) watched_all: bool,
+    /// Whether we hear Home Assistant start.
+    pub(super) hears_births: bool,
 }
 
 impl Link {
@@ -55,6 +57,7 @@ impl Link {
             refused: None,
             watched: vec![],
             watched_all: true,
+            hears_births: false,
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod announce;
 pub mod command;
 pub mod discovery;
+pub mod herald;
 pub mod intake;
 mod link;
 pub mod message;

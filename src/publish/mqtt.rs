@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::MqttSettings;
 use super::command;
+use super::herald::{self, Herald};
 use super::intake::{self, Route};
 use super::link::Link;
 use super::message;
@@ -63,10 +64,11 @@ pub struct Wiring {
 
 /// Starts the task, on the present tokio runtime. It connects for ever and ends when told to: then it says what
 /// is left to say and `offline`, and disconnects, within 2 s. Say the last states into the outbox before that.
-pub fn spawn(settings: MqttSettings, wiring: Wiring) -> JoinHandle<()> {
+pub fn spawn(settings: MqttSettings, wiring: Wiring, home_assistant: herald::Wiring) -> JoinHandle<()> {
     let sink = Sink {
         settings: Arc::new(settings),
         wiring,
+        herald: Herald::new(home_assistant),
         pace: Pace::default(),
         available: BTreeMap::new(),
         settings_said: BTreeMap::new(),
@@ -79,6 +81,7 @@ pub fn spawn(settings: MqttSettings, wiring: Wiring) -> JoinHandle<()> {
 struct Sink {
     settings: Arc<MqttSettings>,
     wiring: Wiring,
+    herald: Herald,
     pace: Pace,
     /// What was last said of each camera in this connection.
     available: BTreeMap<CameraId, bool>,
@@ -150,6 +153,7 @@ impl Sink {
                     let topics = watch_topics.borrow().clone();
                     self.follow_topics(&mut link, &topics);
                 }
+                () = self.herald.changed() => self.announce(&mut link),
                 () = stopped(&mut shutdown), if leave_by.is_none() => {
                     if !link.connected {
                         return End::Stopped;
@@ -169,6 +173,12 @@ impl Sink {
                     if !link.watched_all {
                         let topics = watch_topics.borrow().clone();
                         self.follow_topics(&mut link, &topics);
+                    }
+                    if self.herald.is_born(now) {
+                        self.answer_home_assistant(&mut link);
+                    }
+                    if link.is_idle() {
+                        self.herald.all_arrived();
                     }
                     if link.is_dead(now, self.settings.keep_alive / 2) {
                         return End::Lost("silent", "the broker does not answer any more".to_owned());
@@ -230,7 +240,8 @@ impl Sink {
                 self.wiring.inputs.set(topic, &String::from_utf8_lossy(start));
             }
             Route::Command => self.obey(topic, payload, retained),
-            Route::Birth | Route::Nobody => {
+            Route::Birth => self.herald.hear(payload, retained),
+            Route::Nobody => {
                 tracing::debug!(topic, "a message that nobody asked for");
             }
         }
@@ -293,10 +304,41 @@ impl Sink {
         self.available.clear();
         self.settings_said.clear();
         link.push(message::status(&self.wiring.node, true));
+        self.herald.begin();
+        self.announce(link);
         for statement in self.wiring.reader.all_statements() {
             self.offer(statement, link);
         }
         self.say_events(link);
+    }
+
+    /// Tells Home Assistant what there is.
+    fn announce(&mut self, link: &mut Link) {
+        if !link.connected {
+            return;
+        }
+        if self.herald.is_on() && !link.hears_births {
+            // False when there is no room: then it is asked for with the next announcement.
+            link.hears_births = link.transport.subscribe(&[intake::BIRTH_TOPIC.to_owned()]);
+        }
+        for message in self.herald.messages() {
+            link.push(message);
+        }
+    }
+
+    /// Home Assistant has started: it has read what is retained, and knows nothing of the rest.
+    fn answer_home_assistant(&mut self, link: &mut Link) {
+        if !link.connected {
+            return;
+        }
+        tracing::debug!("Home Assistant has started");
+        self.announce(link);
+        self.pace.reset();
+        self.available.clear();
+        self.settings_said.clear();
+        for statement in self.wiring.reader.all_statements() {
+            self.offer(statement, link);
+        }
     }
 
     /// Watches these topics and no others.
