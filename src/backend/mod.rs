@@ -2,6 +2,7 @@
 //! inside it, and only [`Features`] come out. It is owned by the `infer` thread.
 
 pub mod onnxruntime;
+pub mod recorded;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub struct BackendSettings {
     pub threads: Option<usize>,
     /// Heads that become part of the graph.
     pub heads: Vec<GraphHead>,
+    /// A file of recorded features that answers instead of the model.
+    pub recorded: Option<PathBuf>,
     /// The inference library; none to look for it in `$ORT_DYLIB_PATH`, the store and the system.
     pub library: Option<PathBuf>,
 }
@@ -36,6 +39,7 @@ impl Default for BackendSettings {
             max_batch: 1,
             threads: None,
             heads: Vec::new(),
+            recorded: None,
             library: None,
         }
     }
@@ -100,8 +104,12 @@ pub trait Backend: Send {
     fn infer(&mut self, batch: &Batch) -> Result<Vec<Features>, BackendError>;
 }
 
-/// Opens the backend that fits this machine: ONNX Runtime on the CPU. Finds the model and the library in the
+/// Opens the recorded features if there are any, else the backend that fits this machine: ONNX Runtime on the CPU. Finds the model and the library in the
 /// store, writes the graph when it is not cached, and runs it once so that the first frame is not the slow one.
 pub fn open(settings: &BackendSettings) -> Result<Box<dyn Backend>, BackendError> {
+    if let Some(file) = &settings.recorded {
+        let heads: Vec<String> = settings.heads.iter().map(|head| head.name.clone()).collect();
+        return Ok(Box::new(recorded::Recorded::open(file, settings.max_batch, &heads)?));
+    }
     Ok(Box::new(onnxruntime::OnnxRuntime::open(settings)?))
 }

@@ -1,6 +1,6 @@
 //! `standoff bench`: where the time of one frame goes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use clap::Args;
 use super::replay::choose_camera;
 use super::{EXIT_USAGE, progress};
 use crate::analysis::Surroundings;
-use crate::backend;
+use crate::backend::recorded::Recorded;
+use crate::backend::{self, BackendSettings};
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::daemon;
@@ -32,6 +33,12 @@ pub struct BenchArguments {
     /// How many frames, spread over the clip
     #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub frames: u32,
+    /// Measure nothing: write what the model says of the frames to a file for `model.recorded`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Record the frames at these times of the clip, in this order, instead of frames spread over it
+    #[arg(long, value_name = "SECONDS", value_delimiter = ',', requires = "record")]
+    pub at: Vec<f64>,
 }
 
 /// What each measured frame took.
@@ -57,6 +64,9 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
         }
     };
     let camera = choose_camera(&config, None)?;
+    if let Some(file) = &arguments.record {
+        return record(arguments, &config, camera.id.clone(), file);
+    }
     let (frames, decode) = decode(arguments, camera.id.clone())?;
 
     let mut settings = config.model.backend(heads::shipped::graph_heads()?);
@@ -111,6 +121,40 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     println!("{} frames of {}, {}", times.with_heads.len(), arguments.clip.display(), spec.name);
     println!("model input {} x {}, batch 1; medians\n", spec.input_width, spec.input_height);
     print!("{}", table(&times));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the features of some frames.
+fn record(
+    arguments: &BenchArguments,
+    config: &Config,
+    camera: crate::types::CameraId,
+    file: &Path,
+) -> anyhow::Result<ExitCode> {
+    let frames = if arguments.at.is_empty() {
+        decode(arguments, camera)?.0
+    } else {
+        let all = Clip::open(&arguments.clip, camera)?.collect::<Result<Vec<Frame>, _>>()?;
+        let nearest = |at: &f64| {
+            let away = |frame: &Frame| (frame.captured.as_nanos() as f64 / 1e9 - at).abs();
+            all.iter().min_by(|a, b| away(a).total_cmp(&away(b))).cloned()
+        };
+        let chosen: Option<Vec<Frame>> = arguments.at.iter().map(nearest).collect();
+        chosen.with_context(|| format!("{} has no frames", arguments.clip.display()))?
+    };
+    let settings = BackendSettings {
+        max_batch: 1,
+        recorded: None,
+        ..config.model.backend(heads::shipped::graph_heads()?)
+    };
+    let mut backend = backend::open(&settings)?;
+    let mut recorded = vec![];
+    for frame in frames {
+        recorded.extend(backend.infer(&Batch { frames: vec![frame] })?);
+    }
+    let bytes = Recorded::file_of(&recorded)?;
+    std::fs::write(file, &bytes).with_context(|| format!("{} cannot be written", file.display()))?;
+    println!("{}: {} pictures, {} bytes", file.display(), recorded.len(), bytes.len());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -143,6 +143,11 @@ static MODEL: Section = Section {
             "4",
             "Cameras whose newest frames go through the model together.",
         ),
+        optional(
+            "recorded",
+            Kind::Path,
+            "FOR TESTS ONLY: a file of features (`standoff bench --record`) that answers instead of the model, whatever the cameras see.",
+        ),
     ],
 };
 
@@ -316,7 +321,7 @@ static CAMERA: Section = Section {
         ),
         optional("file", Kind::Path, "A clip, played in real time."),
         optional("images", Kind::Path, "A folder of pictures, in the order of their names."),
-        default("loop", Kind::Flag, "false", "Begin the clip again at its end."),
+        default("loop", Kind::Flag, "false", "Begin the clip or the pictures again at their end."),
         default("fps", Kind::Number { min: 0.1, max: 120.0 }, "10", "Pictures of the folder a second."),
         optional("username", Kind::Text, "User name of the stream, if it is not in the URL."),
         optional("password", Kind::Secret, "Its password, if it is not in the URL."),

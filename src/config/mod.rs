@@ -103,6 +103,8 @@ pub struct ModelSettings {
     pub threads: usize,
     /// Frames that go through it together at most.
     pub max_batch: usize,
+    /// A file of recorded features that answers instead of the model.
+    pub recorded: Option<PathBuf>,
 }
 
 impl ModelSettings {
@@ -115,6 +117,7 @@ impl ModelSettings {
             max_batch: self.max_batch,
             threads: (self.threads > 0).then_some(self.threads),
             heads,
+            recorded: self.recorded.clone(),
             library: None,
         }
     }

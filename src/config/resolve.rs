@@ -44,7 +44,7 @@ const SECRET_MAX_BYTES: usize = 64 << 10;
 pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Option<Config> {
     let file = Reader::open(&keys::FILE, tree, String::new(), report)?;
     let node = node(&file, around);
-    let model = file.section("model").and_then(|section| model(&section));
+    let model = file.section("model").and_then(|section| model(&section, around));
     let mqtt = file.section("mqtt").and_then(|section| mqtt(&section, node.as_ref(), around));
     let cameras = file.named("cameras");
     if file.has("cameras") && cameras.is_empty() {
@@ -191,7 +191,11 @@ fn node(file: &Reader<'_>, around: &Surroundings) -> Option<NodeId> {
     NodeId::new(&name).ok()
 }
 
-fn model(section: &Reader<'_>) -> Option<ModelSettings> {
+fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
+    let recorded = section.parsed("recorded", |text| {
+        let path = around.folder.join(text);
+        if path.is_file() { Ok(path) } else { Err(format!("'{}' is not a file", path.display())) }
+    });
     let (name, size) = (section.text("name"), section.size("input"));
     let (threads, max_batch) = (section.integer("threads"), section.integer("max_batch"));
     let (input_width, input_height) = size?;
@@ -201,6 +205,7 @@ fn model(section: &Reader<'_>) -> Option<ModelSettings> {
         input_height,
         threads: usize::try_from(threads?).ok()?,
         max_batch: usize::try_from(max_batch?).ok()?,
+        recorded,
     })
 }
 
@@ -379,7 +384,7 @@ fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
     let (repeat, fps) = (section.flag("loop"), section.number("fps"));
     match there.as_slice() {
         ["url"] => {
-            only(&["loop"], "file");
+            only(&["loop"], "file` or `images");
             only(&["fps"], "images");
             let parse = |text: &str| StreamUrl::parse(text, username.as_deref(), password.as_ref());
             let url = section.parsed("url", parse)?;
@@ -392,8 +397,7 @@ fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
         }
         ["images"] => {
             only(&["username", "password", "password_file", "ca_file"], "url");
-            only(&["loop"], "file");
-            Some(CameraSource::Images { dir: file("images")?, fps: fps? })
+            Some(CameraSource::Images { dir: file("images")?, fps: fps?, loop_: repeat? })
         }
         [] => {
             section.wrong("one of `url`, `file` and `images` is missing: where do its pictures come from?");

@@ -66,6 +66,8 @@ pub enum CameraSource {
         dir: PathBuf,
         /// Pictures a second, above zero.
         fps: f64,
+        /// Begin again at the end.
+        loop_: bool,
     },
 }
 

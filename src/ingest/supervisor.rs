@@ -233,7 +233,7 @@ fn attempt(camera: &Arc<Camera>, source: &CameraSource, live_since: &mut Option<
         #[cfg(not(feature = "gstreamer"))]
         CameraSource::Rtsp(_) => End::Fault(broken(&IngestError::NoGstreamer { camera: camera.id.clone() })),
         CameraSource::File { path, loop_ } => play(camera, path, None, *loop_, live_since),
-        CameraSource::Images { dir, fps } => play(camera, dir, Some(*fps), false, live_since),
+        CameraSource::Images { dir, fps, loop_ } => play(camera, dir, Some(*fps), *loop_, live_since),
     }
 }
 
