@@ -103,15 +103,19 @@ fn looped(path: &Path, length: Duration) -> impl Iterator<Item = Frame> {
     })
 }
 
-/// Commissions the clip as `standoff commission` does: 60 s of it, looped when it is shorter.
+/// Commissions the clip as `standoff commission` does: 60 s of it, looped when it is shorter. Once for all tests.
 fn commission(path: &Path) -> Arc<Profile> {
+    static KNOWN: Mutex<BTreeMap<PathBuf, Arc<Profile>>> = Mutex::new(BTreeMap::new());
+    if let Some(known) = KNOWN.lock().unwrap().get(path) {
+        return known.clone();
+    }
     let mut commission = Commission::new(ViewSettings::default().after);
     for frame in looped(path, Duration::from_secs(60)) {
         commission.look(&frame);
     }
     let profile = commission.finish().unwrap_or_else(|refusal| panic!("{}: {refusal}", path.display()));
     assert!(profile.frozen_below().is_some(), "{}: cannot tell frozen from still", path.display());
-    Arc::new(profile)
+    KNOWN.lock().unwrap().entry(path.to_owned()).or_insert(Arc::new(profile)).clone()
 }
 
 fn reels() -> Vec<Reel> {
