@@ -13,9 +13,9 @@ use standoff::clock::{Timestamp, UtcMillis};
 use standoff::publish::message::{self, Message};
 use standoff::types::command::{Deed, Ordered, Via};
 use standoff::types::{
-    CameraId, CameraState, CameraStatus, ClassName, Distance, DistanceKind, Evidence, Happening, Held,
-    Monitor, NodeId, PairId, PairStatus, Reading, Reason, RuleId, RuleStatus, StageTimes, State, Transition,
-    ViewStatus,
+    CameraId, CameraState, CameraStatus, ClassName, DaemonStatus, Distance, DistanceKind, Evidence,
+    Happening, Held, Monitor, NodeId, PairId, PairStatus, Reading, Reason, Report, RuleId, RuleStatus,
+    StageTimes, State, Transition, ViewStatus,
 };
 
 /// Example and schema of each section of the page.
@@ -116,7 +116,7 @@ fn json(message: &Message) -> Value {
 fn the_page_has_an_example_for_every_schema() {
     let page = page();
     let titles: Vec<&str> = page.keys().map(String::as_str).collect();
-    assert_eq!(titles, ["alarm", "availability", "event", "health", "pair", "setting"]);
+    assert_eq!(titles, ["alarm", "availability", "daemon", "event", "health", "pair", "setting"]);
     for (example, schema) in page.values() {
         check(schema, example);
     }
@@ -283,5 +283,29 @@ fn availability_is_plain_text() {
             check(schema, &json!(String::from_utf8(message.payload).unwrap()));
             assert!(message.retain && message.qos == 1);
         }
+    }
+}
+
+#[test]
+fn the_daemons_health_is_as_the_page_says() {
+    let schema = &page()["daemon"].1;
+    for (backend, problem) in
+        [(None, None), (Some("b".to_owned()), Some("no space left on device".to_owned()))]
+    {
+        let status = DaemonStatus {
+            backend,
+            recorded: false,
+            uptime: Duration::from_millis(1500),
+            events_waiting: 3,
+            events_dropped: 1,
+            journal_problem: problem.clone(),
+            journal_bytes: 1 << 20,
+            ts: UtcMillis(2),
+        };
+        let message = message::report(&node(), &Report::Daemon(status));
+        let value = json(&message);
+        check(schema, &value);
+        assert_eq!(value["journal"], json!(if problem.is_some() { "degraded" } else { "ok" }));
+        assert_eq!((message.topic.as_str(), message.retain, message.qos), ("standoff/n/health", false, 0));
     }
 }

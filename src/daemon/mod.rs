@@ -8,6 +8,7 @@ pub mod notify;
 mod observers;
 pub mod reload;
 mod scribe;
+mod status;
 pub mod supervisor;
 pub mod views;
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{FLUSH, LEAVE_WITHIN, scribe};
+use super::{FLUSH, LEAVE_WITHIN, scribe, status};
 use crate::audit::{self, Audit, Auditor, Entry};
 use crate::clock;
 use crate::config::Config;
@@ -50,6 +50,7 @@ impl Observers {
                 console::Wiring { heart: heart.clone(), outbox: outbox.clone(), backend: backend.clone() };
             tasks.push(console::spawn(listen, wiring, stopped));
         }
+        tasks.push(status::spawn(outbox.clone(), backend.clone(), shutdown.subscribe()));
         Ok(Self { shutdown, tasks, audit, auditor, outbox: outbox.clone(), backend })
     }
 

@@ -88,6 +88,7 @@ enum Subject {
     Pair(CameraId, PairId),
     Audit,
     Proof,
+    Daemon,
     // Last: what is large goes out after what is urgent.
     Picture(CameraId),
 }
@@ -104,6 +105,7 @@ impl Statement {
             Self::Pair(status) => Subject::Pair(status.camera.clone(), status.pair.clone()),
             Self::Report(Report::Audit { .. }) => Subject::Audit,
             Self::Report(Report::Proof(_)) => Subject::Proof,
+            Self::Report(Report::Daemon(_)) => Subject::Daemon,
             Self::Picture(picture) => Subject::Picture(picture.camera.clone()),
         }
     }
@@ -323,10 +325,17 @@ impl Outbox {
 
     /// Events that at least one reader has not delivered.
     pub fn waiting(&self) -> u64 {
+        self.waiting_by_reader().into_iter().map(|(_, waiting)| waiting).max().unwrap_or(0)
+    }
+
+    /// Events that each reader has not delivered, those on their way to the disk included.
+    pub fn waiting_by_reader(&self) -> Vec<(String, u64)> {
         let inner = self.lock();
-        let first = inner.readers.values().map(|mark| mark.delivered).min().unwrap_or(inner.next_number);
-        let shown = inner.events.len() - inner.events.partition_point(|held| held.number <= first);
-        (shown + inner.writing + inner.incoming.len()) as u64
+        let unseen = inner.writing + inner.incoming.len();
+        let behind = |mark: &Mark| {
+            inner.events.len() - inner.events.partition_point(|held| held.number <= mark.delivered) + unseen
+        };
+        inner.readers.iter().map(|(name, mark)| (name.clone(), behind(mark) as u64)).collect()
     }
 
     /// Events that a reader did not get because there was no room for them or they were too old; of several

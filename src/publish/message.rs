@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::clock::UtcMillis;
 use crate::types::command::{Setting, Via};
 use crate::types::{
-    CameraId, CameraState, CameraStatus, Distance, DistanceKind, Evidence, Happening, Monitor, NodeId,
-    PairId, PairStatus, Picture, ProofReport, Reading, Report, RuleId, RuleStatus, StageTimes, State,
+    CameraId, CameraState, CameraStatus, DaemonStatus, Distance, DistanceKind, Evidence, Happening, Monitor,
+    NodeId, PairId, PairStatus, Picture, ProofReport, Reading, Report, RuleId, RuleStatus, StageTimes, State,
     Transition,
 };
 
@@ -270,9 +270,51 @@ pub fn report(node: &NodeId, report: &Report) -> Message {
             });
             ("proof_test", json.to_string())
         }
+        Report::Daemon(status) => return daemon_health(node, status),
     };
     let topic = format!("standoff/{node}/{topic}");
     Message { topic, payload: payload.into_bytes(), qos: 1, retain: true, expiry: None }
+}
+
+#[derive(Serialize)]
+struct DaemonJson<'a> {
+    v: u32,
+    ts: i64,
+    node: &'a str,
+    version: &'static str,
+    backend: Option<&'a str>,
+    recorded: bool,
+    uptime_s: u64,
+    events_waiting: u64,
+    events_dropped: u64,
+    journal: &'static str,
+    journal_problem: Option<&'a str>,
+    journal_bytes: u64,
+}
+
+/// How the daemon itself is: not retained, may get lost.
+fn daemon_health(node: &NodeId, status: &DaemonStatus) -> Message {
+    let json = DaemonJson {
+        v: VERSION,
+        ts: status.ts.0,
+        node: node.as_str(),
+        version: env!("CARGO_PKG_VERSION"),
+        backend: status.backend.as_deref(),
+        recorded: status.recorded,
+        uptime_s: status.uptime.as_secs(),
+        events_waiting: status.events_waiting,
+        events_dropped: status.events_dropped,
+        journal: if status.journal_problem.is_none() { "ok" } else { "degraded" },
+        journal_problem: status.journal_problem.as_deref(),
+        journal_bytes: status.journal_bytes,
+    };
+    Message {
+        topic: daemon_health_topic(node),
+        payload: payload(&json),
+        qos: 0,
+        retain: false,
+        expiry: Some(PAIR_EXPIRY),
+    }
 }
 
 /// Topic of the present state of a rule; its events lie below.

@@ -19,7 +19,7 @@ pub use event::{
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
 pub use ids::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId};
-pub use report::{ProofReport, ProofStage, Report};
+pub use report::{DaemonStatus, ProofReport, ProofStage, Report};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
     SurfaceVote, Thing, Trust,

@@ -1,5 +1,7 @@
 //! What the daemon says of itself beside its health: things that a person or a machine keeps elsewhere.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::clock::UtcMillis;
@@ -18,6 +20,29 @@ pub enum Report {
     },
     /// The last proof test.
     Proof(ProofReport),
+    /// How the daemon itself is.
+    Daemon(DaemonStatus),
+}
+
+/// How the daemon itself is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonStatus {
+    /// What the backbone runs on; none while it is being opened.
+    pub backend: Option<String>,
+    /// Whether recorded features answer, so that no camera is looked at.
+    pub recorded: bool,
+    /// Since the start.
+    pub uptime: Duration,
+    /// Events that at least one reader has not taken.
+    pub events_waiting: u64,
+    /// Events that a reader never got.
+    pub events_dropped: u64,
+    /// What is wrong with the journal; none when every event is on disk before it is sent.
+    pub journal_problem: Option<String>,
+    /// Bytes of the journal that are still needed.
+    pub journal_bytes: u64,
+    /// When this was said.
+    pub ts: UtcMillis,
 }
 
 /// How far a proof test came.

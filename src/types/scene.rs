@@ -1,7 +1,7 @@
 //! What is in a picture: first in pixels ([`Scene`], made by the heads), then in metres on the floor
 //! ([`MetricScene`], made by the geometry, read by the rules).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::event::Reason;
 use super::features::{Grid, PixelTransform};
@@ -192,10 +192,13 @@ pub enum Reading {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distance {
     /// Best estimate, metres.
+    #[serde(deserialize_with = "number_or_nan")]
     pub nearest_m: f64,
     /// Lower end of the 95 % interval, metres, at least 0.
+    #[serde(deserialize_with = "number_or_nan")]
     pub lower_m: f64,
     /// Upper end of the 95 % interval, metres.
+    #[serde(deserialize_with = "number_or_nan")]
     pub upper_m: f64,
     /// Value or bound.
     pub kind: DistanceKind,
@@ -215,6 +218,11 @@ pub struct Distance {
     pub approach_mps: Option<f64>,
     /// When the picture was taken.
     pub captured: Timestamp,
+}
+
+/// JSON has no word for a number that is none, so it is written as null.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Distance {
