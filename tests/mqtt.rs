@@ -4,9 +4,16 @@
 // Clippy lets tests panic, but not the functions that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "mqtt/brokers.rs"]
+mod brokers;
+#[path = "mqtt/certificates.rs"]
+mod certificates;
+#[path = "mqtt/versions.rs"]
+mod versions;
+
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,6 +41,10 @@ const ALARM: &str = "standoff/n/camera/dock/alarm/r";
 const STATUS: &str = "standoff/n/status";
 const AVAILABILITY: &str = "standoff/n/camera/dock/availability";
 
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// A mosquitto of this test's own.
 struct Broker {
     folder: tempfile::TempDir,
@@ -44,6 +55,20 @@ struct Broker {
 
 impl Broker {
     fn start(password: Option<(&str, &str)>) -> Option<Self> {
+        Self::configured(|folder| match password {
+            None => "allow_anonymous true".to_owned(),
+            Some((user, password)) => {
+                let file = folder.join("passwords").display().to_string();
+                let made =
+                    Command::new("mosquitto_passwd").args(["-b", "-c", &file, user, password]).status();
+                assert!(made.unwrap().success());
+                format!("allow_anonymous false\npassword_file {file}")
+            }
+        })
+    }
+
+    /// With these lines of configuration for its one listener, made when its folder is there.
+    fn configured(lines: impl FnOnce(&Path) -> String) -> Option<Self> {
         let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
             .map(PathBuf::from)
@@ -53,22 +78,12 @@ impl Broker {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        let mut conf = std::fs::File::create(path("conf")).unwrap();
+        let port = free_port();
+        let mut conf = std::fs::File::create(folder.path().join("conf")).unwrap();
         // Persistent, so that a subscriber's session outlives a restart and misses nothing.
-        writeln!(conf, "listener {port} 127.0.0.1\nuser root\npersistence true").unwrap();
-        writeln!(conf, "persistence_location {}/\nmax_queued_messages 0", folder.path().display()).unwrap();
-        match password {
-            None => writeln!(conf, "allow_anonymous true").unwrap(),
-            Some((user, password)) => {
-                let file = path("passwords");
-                let made =
-                    Command::new("mosquitto_passwd").args(["-b", "-c", &file, user, password]).status();
-                assert!(made.unwrap().success());
-                writeln!(conf, "allow_anonymous false\npassword_file {file}").unwrap();
-            }
-        }
+        writeln!(conf, "user root\npersistence true\nmax_queued_messages 0").unwrap();
+        writeln!(conf, "persistence_location {}/", folder.path().display()).unwrap();
+        writeln!(conf, "listener {port} 127.0.0.1\n{}", lines(folder.path())).unwrap();
         let mut broker = Self { folder, program, port, child: None };
         broker.run();
         Some(broker)
@@ -129,7 +144,11 @@ struct Subscriber {
 
 impl Subscriber {
     async fn new(broker: &Broker, id: &str) -> Self {
-        let mut options = MqttOptions::new(id, "127.0.0.1", broker.port);
+        Self::at(broker.port, id).await
+    }
+
+    async fn at(port: u16, id: &str) -> Self {
+        let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_clean_session(false).set_keep_alive(Duration::from_secs(60));
         let (client, mut eventloop) = AsyncClient::new(options, 32);
         let (seen, news) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
@@ -386,8 +405,9 @@ async fn a_restarted_broker_gets_states_and_every_event_once_in_order() {
     assert!(state < event, "states go first");
 }
 
-/// Stands between sink and broker; while `swallow` is set, what the sink sends is read and thrown away.
-async fn proxy(to: u16, swallow: Arc<AtomicBool>) -> u16 {
+/// Stands between sink and broker; while `swallow` is set, what the sink sends is read and thrown away. With `hold`
+/// the broker does not even see that the sink goes, as when a cable is cut.
+async fn proxy(to: u16, swallow: Arc<AtomicBool>, hold: bool) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -404,6 +424,9 @@ async fn proxy(to: u16, swallow: Arc<AtomicBool>) -> u16 {
                         break;
                     }
                 }
+                if hold {
+                    until("packets go through again", || !swallow.load(Ordering::SeqCst)).await;
+                }
                 back.abort();
             });
         }
@@ -415,7 +438,7 @@ async fn proxy(to: u16, swallow: Arc<AtomicBool>) -> u16 {
 async fn an_event_that_was_written_but_not_acknowledged_is_sent_again() {
     let Some(broker) = Broker::start(None) else { return };
     let swallow = Arc::new(AtomicBool::new(false));
-    let port = proxy(broker.port, swallow.clone()).await;
+    let port = proxy(broker.port, swallow.clone(), false).await;
     let sink = Sink::start(MqttSettings { port, ..broker.settings() });
     let subscriber = Subscriber::new(&broker, "s").await;
     subscriber.newest(STATUS, "online", |text| text == "online").await;
