@@ -36,7 +36,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(30);
 const ALARM: &str = "standoff/n/camera/dock/alarm/r";
 const STATUS: &str = "standoff/n/status";
 const AVAILABILITY: &str = "standoff/n/camera/dock/availability";
@@ -80,8 +80,9 @@ impl Broker {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut conf = std::fs::File::create(folder.path().join("conf")).unwrap();
-        // Persistent, so that a subscriber's session outlives a restart and misses nothing.
-        writeln!(conf, "user root\npersistence true\nmax_queued_messages 0").unwrap();
+        // Persistent, so that a subscriber's session outlives a restart and misses nothing. A limit of 0 would mean
+        // none, but makes mosquitto 2.0.11 close the connection of a client to which it denies a message.
+        writeln!(conf, "user root\npersistence true\nmax_queued_messages 100000").unwrap();
         writeln!(conf, "persistence_location {}/", folder.path().display()).unwrap();
         writeln!(conf, "listener {port} 127.0.0.1\n{}", lines(folder.path())).unwrap();
         let mut broker = Self { folder, program, port, child: None };
@@ -513,6 +514,17 @@ impl Write for Log {
 }
 
 impl Log {
+    /// Waits until this stands in it.
+    async fn says(&self, wanted: &str) {
+        let wait = async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            while !self.text().contains(wanted) {
+                ticks.tick().await;
+            }
+        };
+        assert!(timeout(DEADLINE, wait).await.is_ok(), "never '{wanted}', but: {}", self.text());
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }

@@ -112,6 +112,8 @@ pub(super) static FILE: Section = Section {
         optional("privacy", Kind::Section(&PRIVACY), "What is kept of people, and for how long."),
         optional("audit", Kind::Section(&AUDIT), "The log of what happened and who did what."),
         optional("proof_test", Kind::Section(&PROOF_TEST), "Tries the whole path now and then."),
+        optional("modbus", Kind::Section(&MODBUS), "A server for a PLC. Without it there is none."),
+        optional("webhook", Kind::Section(&WEBHOOK), "Where events are posted besides. Without it nowhere."),
         required("cameras", Kind::Named(&CAMERA), "The cameras, each by a name that appears in topics."),
     ],
 };
@@ -287,6 +289,50 @@ static PRIVACY: Section = Section {
             Kind::Integer { min: 1, max: 1 << 20 },
             "512",
             "Space for these pictures, MiB; then the oldest are deleted.",
+        ),
+    ],
+};
+
+static MODBUS: Section = Section {
+    about: "A Modbus TCP server from which a PLC reads coils and registers. The map: [modbus.md](modbus.md).",
+    keys: &[
+        default(
+            "listen",
+            Kind::Text,
+            "127.0.0.1:1502",
+            "Address and port. Modbus has no password: listen only where the PLC's network is. Ports below 1024 need a right.",
+        ),
+        required("rules", Kind::List(&MODBUS_RULE), "Which rule has which address."),
+    ],
+};
+
+static MODBUS_RULE: Section = Section {
+    about: "The place of one rule.",
+    keys: &[
+        required(
+            "address",
+            Kind::Integer { min: 0, max: crate::publish::modbus::ADDRESS_MAX as u64 },
+            "The rule's coil. Its registers begin at 100 + 10 times the address.",
+        ),
+        required("camera", Kind::Name, "One of the cameras."),
+        required("rule", Kind::Name, "One of its rules."),
+    ],
+};
+
+static WEBHOOK: Section = Section {
+    about: "Each event is posted as JSON, in order, until it is taken. See [webhook.md](webhook.md).",
+    keys: &[
+        required(
+            "url",
+            Kind::Secret,
+            "`https://host/path` or `http://host/path`. Only its host is ever shown.",
+        ),
+        optional("token", Kind::Secret, "Sent as `Authorization: Bearer`. Better in `token_file`."),
+        optional("token_file", Kind::Path, "A file whose first line is the token."),
+        optional(
+            "ca_file",
+            Kind::Path,
+            "Certificate (PEM) of the authority that signed the other side's. Without it those that the system trusts.",
         ),
     ],
 };

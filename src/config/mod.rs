@@ -29,6 +29,8 @@ use crate::model::graph::GraphHead;
 use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::publish::discovery::HomeAssistant;
+use crate::publish::modbus::ModbusSettings;
+use crate::publish::webhook::WebhookSettings;
 use crate::rules::RuleSettings;
 use crate::types::{CameraId, ClassName, NodeId};
 use crate::view::ViewSettings;
@@ -77,6 +79,10 @@ pub struct Config {
     pub proof_test: Option<Duration>,
     /// The text that this was read from.
     pub source: Source,
+    /// The server for a PLC, if there is to be one.
+    pub modbus: Option<ModbusSettings>,
+    /// Where events are posted, if anywhere.
+    pub webhook: Option<WebhookSettings>,
     /// At least one camera, in the order of the file.
     pub cameras: Vec<Camera>,
 }

@@ -1,5 +1,6 @@
 //! From values to settings: what the tables cannot say, such as which keys belong together.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,8 +20,10 @@ use crate::geometry::{Edge, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, RtspSource, StreamUrl};
 use crate::outbox::OutboxSettings;
 use crate::publish::discovery::{HomeAssistant, Mode};
+use crate::publish::modbus::ModbusSettings;
 use crate::publish::tls::{self, TlsSettings};
 use crate::publish::transport::V5_KEEP_ALIVE_MIN;
+use crate::publish::webhook::{self, WebhookError, WebhookSettings};
 use crate::publish::{MqttSettings, MqttVersion};
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
@@ -55,6 +58,8 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
     let outbox = file.section("outbox").and_then(|section| outbox(&section));
     let home_assistant = file.section("home_assistant").and_then(|section| home_assistant(&section));
     let state_dir = state_dir(&file, around);
+    let modbus = if_there(&file, "modbus", |section| modbus(section, &cameras));
+    let webhook = if_there(&file, "webhook", |section| webhook(section, around));
     let control_socket = control_socket(&state_dir, around);
     let http = file.section("http").and_then(|section| http(&section));
     let audit = file.section("audit").and_then(|section| audit(&section, &state_dir));
@@ -68,6 +73,8 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
         mqtt: mqtt?,
         home_assistant: home_assistant?,
         outbox: outbox?,
+        modbus: modbus?,
+        webhook: webhook?,
         cameras,
         http: http?,
         audit: audit?,
@@ -306,6 +313,68 @@ fn first_line(path: &Path, what: &str) -> Result<String, String> {
     match content.lines().next().map(str::trim_end) {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(format!("the file has no {what} in its first line")),
+    }
+}
+
+/// A section that may be missing: then there is nothing, and nothing is wrong.
+fn if_there<T>(
+    file: &Reader<'_>,
+    key: &str,
+    make: impl FnOnce(&Reader<'_>) -> Option<T>,
+) -> Option<Option<T>> {
+    if !file.has(key) {
+        return Some(None);
+    }
+    file.section(key).and_then(|section| make(&section)).map(Some)
+}
+
+fn modbus(section: &Reader<'_>, cameras: &[Camera]) -> Option<ModbusSettings> {
+    let listen = section.parsed("listen", |text| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| "an address with its port is wanted, as in 127.0.0.1:1502 or [::1]:1502")
+    });
+    let mut rules = BTreeMap::new();
+    for place in section.list("rules") {
+        let camera = place.parsed("camera", |text| {
+            let found = cameras.iter().find(|camera| camera.id.as_str() == text);
+            let known: Vec<&str> = cameras.iter().map(|camera| camera.id.as_str()).collect();
+            found.ok_or_else(|| format!("there is no camera '{}'{}", start(text), hint(text, &known)))
+        });
+        let address = place.integer("address").and_then(|address| u16::try_from(address).ok());
+        let (Some(camera), Some(address)) = (camera, address) else { continue };
+        let rule = place.parsed("rule", |text| {
+            let known: Vec<&str> = camera.rules.iter().map(|rule| rule.id.as_str()).collect();
+            let found = camera.rules.iter().find(|rule| rule.id.as_str() == text);
+            let missing = || format!("its camera has no rule '{}'{}", start(text), hint(text, &known));
+            found.map(|rule| rule.id.clone()).ok_or_else(missing)
+        });
+        let Some(rule) = rule else { continue };
+        if rules.insert(address, (camera.id.clone(), rule)).is_some() {
+            place.wrong_key("address", format!("{address} is given to two rules"));
+        }
+    }
+    Some(ModbusSettings { listen: listen?, rules })
+}
+
+fn webhook(section: &Reader<'_>, around: &Surroundings) -> Option<WebhookSettings> {
+    if section.has("token") && section.has("token_file") {
+        section.wrong_key("token_file", "there is also a `token`; one of the two must go");
+        return None;
+    }
+    let read = |text: &str| first_line(&around.folder.join(text), "token").map(Secret::new);
+    let token = section.secret("token").or_else(|| section.parsed("token_file", read));
+    let ca_file = section.text("ca_file").map(|text| around.folder.join(text));
+    let settings = WebhookSettings { url: section.secret("url")?, token, ca_file };
+    match webhook::check(&settings) {
+        Ok(()) => Some(settings),
+        Err(error @ WebhookError::Url) => {
+            section.wrong_key("url", error.to_string());
+            None
+        }
+        Err(error @ WebhookError::Tls(_)) => {
+            section.wrong_key("ca_file", error.to_string());
+            None
+        }
     }
 }
 

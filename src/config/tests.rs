@@ -151,6 +151,60 @@ fn each_fault_has_its_message() {
         ("    pairs:", "    mqtt: 1\n    pairs:", "cameras.dock.mqtt: unknown key; known here: url, file"),
         ("cameras:\n", "mqtt: {host: 'mqtt://x', port: 0}\ncameras:\n", "mqtt.port: 0 is out of range"),
         ("cameras:\n", "mqtt: {password: x}\ncameras:\n", "mqtt.username: is missing"),
+        ("cameras:\n", "mqtt: {version: 4}\ncameras:\n", "mqtt.version: 3.1.1 or 5 is wanted"),
+        (
+            "cameras:\n",
+            "mqtt: {version: 5, keep_alive: 3s}\ncameras:\n",
+            "mqtt.keep_alive: must be at least 5 s with version 5",
+        ),
+        (
+            "cameras:\n",
+            "mqtt: {ca_file: a.pem}\ncameras:\n",
+            "mqtt.ca_file: is of no use without `tls: true`",
+        ),
+        (
+            "cameras:\n",
+            "mqtt: {tls: true, client_key_file: a}\ncameras:\n",
+            "`client_cert_file` and `client_key_file` belong together",
+        ),
+        (
+            "cameras:\n",
+            "mqtt: {tls: true, ca_file: /dev/zero}\ncameras:\n",
+            "mqtt.tls: '/dev/zero' cannot be read: it is not a regular file",
+        ),
+        (
+            "cameras:\n",
+            "mqtt: {username: a, username_file: b}\ncameras:\n",
+            "mqtt.username_file: there is also a `username`",
+        ),
+        ("cameras:\n", "modbus: {}\ncameras:\n", "modbus.rules: is missing"),
+        (
+            "cameras:\n",
+            "modbus: {listen: here, rules: []}\ncameras:\n",
+            "modbus.listen: an address with its port is wanted",
+        ),
+        (
+            "cameras:\n",
+            "modbus: {rules: [{address: 1, camera: duck, rule: r}]}\ncameras:\n",
+            "modbus.rules[0].camera: there is no camera 'duck'; did you mean 'dock'?",
+        ),
+        (
+            "cameras:\n",
+            "modbus: {rules: [{address: 1, camera: dock, rule: x}]}\ncameras:\n",
+            "modbus.rules[0].rule: its camera has no rule 'x'",
+        ),
+        (
+            "cameras:\n",
+            "modbus: {rules: [{address: 1, camera: dock, rule: r}, {address: 1, camera: dock, rule: r}]}\ncameras:\n",
+            "modbus.rules[1].address: 1 is given to two rules",
+        ),
+        ("cameras:\n", "webhook: {}\ncameras:\n", "webhook.url: is missing"),
+        ("cameras:\n", "webhook: {url: 'ftp://hunter2'}\ncameras:\n", "webhook.url: http://host/path or"),
+        (
+            "cameras:\n",
+            "webhook: {url: 'http://x/', token: hunter2, token_file: b}\ncameras:\n",
+            "webhook.token_file: there is also a `token`",
+        ),
         (
             "cameras:\n",
             "model: {input: 393x224}\ncameras:\n",
@@ -168,6 +222,27 @@ fn each_fault_has_its_message() {
     assert_eq!(problems(""), ["cameras: is missing; names, each with its keys, are wanted"]);
     assert_eq!(problems("cameras: {}"), ["line 1: cameras: there is no camera"]);
     assert_eq!(problems("- 1"), ["line 1: must be keys with values, not a list"]);
+}
+
+#[test]
+fn the_ways_out_are_resolved() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mqtt-username"), "me\n").unwrap();
+    std::fs::write(folder.path().join("mqtt-password"), "hunter2\n").unwrap();
+    let credentials = folder.path().display().to_string();
+    let ways = "mqtt: {version: 5}\n\
+                modbus: {listen: '[::1]:502', rules: [{address: 9, camera: dock, rule: r}]}\n\
+                webhook: {url: 'http://x/', token: t}\ncameras:\n";
+    let text = GOOD.replacen("cameras:\n", ways, 1);
+    let config = Config::parse(&text, &around(&[("CREDENTIALS_DIRECTORY", &credentials)])).unwrap();
+    assert_eq!(config.mqtt.username.as_deref(), Some("me"));
+    assert_eq!(config.mqtt.password.as_ref().map(|password| password.reveal()), Some("hunter2"));
+    assert_eq!((config.mqtt.version.to_string().as_str(), config.mqtt.port), ("5", 1883));
+    let modbus = config.modbus.unwrap();
+    assert_eq!((modbus.listen.port(), modbus.rules[&9].1.as_str()), (502, "r"));
+    assert_eq!(config.webhook.unwrap().token.unwrap().reveal(), "t");
+    let plain = parse(GOOD).unwrap();
+    assert_eq!((plain.modbus, plain.webhook, plain.mqtt.tls), (None, None, None));
 }
 
 #[test]

@@ -41,7 +41,8 @@ use crate::memory;
 use crate::outbox::{OpenError, Outbox, Writer};
 use crate::pictures;
 use crate::publish::discovery::{self, Inventory};
-use crate::publish::{herald, mqtt};
+use crate::publish::webhook::{self, WebhookError};
+use crate::publish::{herald, modbus, mqtt};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::{CameraId, ClassName, CommandSender, Snapshot, command};
 
@@ -63,6 +64,9 @@ pub enum StartError {
     /// The state folder is another daemon's.
     #[error(transparent)]
     Outbox(#[from] OpenError),
+    /// The webhook's settings or certificates are not usable any more.
+    #[error("webhook: {0}")]
+    Webhook(#[from] WebhookError),
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -114,7 +118,8 @@ struct Sinks {
     watch_topics: watch::Sender<Vec<String>>,
     /// What Home Assistant is told of; a reload changes it.
     inventory: watch::Sender<Arc<Inventory>>,
-    mqtt: tokio::task::JoinHandle<()>,
+    /// Each by its name.
+    tasks: Vec<(&'static str, tokio::task::JoinHandle<()>)>,
     outbox: Arc<Outbox>,
     /// Ends after the sinks, whose progress it writes down.
     _journal: Writer,
@@ -138,6 +143,9 @@ impl Daemon {
         if config.audit.is_some() {
             readers.push(scribe::READER);
         }
+        if config.webhook.is_some() {
+            readers.push(webhook::NAME);
+        }
         let (outbox, journal) = Outbox::open(config.outbox.clone(), &config.state_dir, &readers, pulse)?;
 
         let mut analysis = analysis_of(config)?;
@@ -146,7 +154,7 @@ impl Daemon {
         let newest = Arc::new(Latest::default());
         let memory = memory::spawn(config.state_dir.clone(), boot, newest.clone())?;
         let (commands, asked) = command::channel();
-        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands);
+        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands)?;
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
         }
@@ -311,7 +319,7 @@ impl Sinks {
         inputs: &Arc<InputBoard>,
         heart: &Arc<Heart>,
         commands: CommandSender,
-    ) -> Self {
+    ) -> Result<Self, WebhookError> {
         let (shutdown, stopped) = watch::channel(false);
         let (watch_topics, topics) = watch::channel(config.watched_topics());
         let _guard = runtime.enter();
@@ -327,21 +335,29 @@ impl Sinks {
         let (inventory, inventory_of) = watch::channel(Arc::new(inventory(config)));
         let home_assistant =
             herald::Wiring { inventory: inventory_of, memory: config.state_dir.join("discovery.json") };
-        let mqtt = mqtt::spawn(config.mqtt.clone(), wiring, home_assistant);
+        let mut tasks = vec![("mqtt", mqtt::spawn(config.mqtt.clone(), wiring, home_assistant))];
+        if let Some(settings) = &config.modbus {
+            let (settings, stopped) = (settings.clone(), stopped.clone());
+            tasks.push(("modbus", modbus::spawn(settings, outbox.clone(), heart.clone(), stopped)));
+        }
+        if let Some(settings) = &config.webhook {
+            let (node, reader) = (config.node.clone(), outbox.reader(webhook::NAME));
+            tasks.push((webhook::NAME, webhook::spawn(settings, node, reader, stopped.clone())?));
+        }
         let socket = config.control_socket.clone();
         let control = control::spawn(socket, commands, stopped).map_err(|error| {
             let socket = config.control_socket.display();
             tracing::error!("{socket} cannot be made: {error}; `standoff alarm` will not reach this daemon");
         });
-        Self {
+        Ok(Self {
             shutdown,
             watch_topics,
             inventory,
-            mqtt,
+            tasks,
             outbox: outbox.clone(),
             _journal: journal,
             control: control.ok(),
-        }
+        })
     }
 
     /// Follows a new configuration.
@@ -365,10 +381,16 @@ impl Sinks {
             tracing::warn!("the disk is slow: the last events wait in memory and may be lost");
         }
         self.shutdown.send_replace(true);
-        match runtime.block_on(async { timeout(LEAVE_WITHIN, self.mqtt).await }) {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => tracing::error!("the MQTT task had failed"),
-            Err(_) => tracing::error!("the MQTT task does not end; it is left behind"),
+        let leave = async {
+            for (name, task) in self.tasks {
+                match task.await {
+                    Ok(()) => tracing::debug!(task = name, "the task has ended"),
+                    Err(_) => tracing::error!(task = name, "the task had failed"),
+                }
+            }
+        };
+        if runtime.block_on(async { timeout(LEAVE_WITHIN, leave).await }).is_err() {
+            tracing::error!("a sink does not end; it is left behind");
         }
         if let Some(control) = self.control {
             // It only waits for connections; those that are open end with the runtime.

@@ -1,7 +1,8 @@
 //! Sinks: what the outbox holds goes out to subscribers. Tokio tasks; they own their sockets.
 //!
 //! `message` is the only place that knows the JSON on the wire, `transport` the only one that knows rumqttc,
-//! `intake` says for whom a message is that comes in, `pace` which distances are worth sending.
+//! `intake` says for whom a message is that comes in, `pace` which distances are worth sending. `modbus` serves a PLC,
+//! `webhook` posts events.
 
 pub mod announce;
 pub mod command;
@@ -10,11 +11,13 @@ pub mod herald;
 pub mod intake;
 mod link;
 pub mod message;
+pub mod modbus;
 pub mod mqtt;
 pub mod pace;
 pub mod tls;
 pub mod transport;
 pub mod trouble;
+pub mod webhook;
 
 use std::fmt;
 use std::time::Duration;

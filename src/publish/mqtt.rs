@@ -295,13 +295,10 @@ impl Sink {
             tracing::info!(%broker, away_s, session_present, "connected to the broker");
         }
         if !session_present {
+            // The broker does not know us: what it acknowledged a moment ago may be lost with its memory.
             self.wiring.reader.was_forgotten(&clock::stamp());
         }
         link.connected = true;
-        if !session_present {
-            // The broker does not know us: what it acknowledged a moment ago may be lost with its memory.
-            self.wiring.reader.was_forgotten(now);
-        }
         let topics = self.wiring.watch_topics.borrow().clone();
         self.follow_topics(link, &topics);
         self.pace.reset();

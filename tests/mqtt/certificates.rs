@@ -71,13 +71,7 @@ async fn says(settings: MqttSettings, wanted: &str) {
     let log = Log::default();
     let _listening = log.listen();
     let _sink = Sink::start(settings);
-    let wait = async {
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while !log.text().contains(wanted) {
-            ticks.tick().await;
-        }
-    };
-    assert!(timeout(DEADLINE, wait).await.is_ok(), "never '{wanted}', but: {}", log.text());
+    log.says(wanted).await;
 }
 
 const CONNECTED: &str = "connected to the broker";

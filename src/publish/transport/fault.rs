@@ -36,6 +36,8 @@ pub(super) enum Fault<'a> {
     NotMqtt(String),
     /// The network's word. Errors of TLS are in here too.
     Io(&'a io::Error),
+    /// The network's word where TLS was to begin.
+    Handshake(&'a io::Error),
     /// TLS failed.
     Tls(&'a TlsFault),
     /// Whatever else.
@@ -58,6 +60,7 @@ impl Fault<'_> {
             Self::Closed => "closed",
             Self::NotMqtt(_) => "not_mqtt",
             Self::Io(error) if tls_fault(error).is_some() => "tls",
+            Self::Handshake(_) => "tls",
             Self::Io(error) => match error.kind() {
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
                     "closed"
@@ -95,14 +98,26 @@ impl Fault<'_> {
                 "another client connected with the id '{client_id}': each daemon needs its own mqtt.client_id"
             ),
             Self::Timeout => format!(
-                "{host}:{port} did not answer within {} s: check mqtt.host and the network",
-                CONNECT_TIMEOUT.as_secs()
+                "{host}:{port} did not answer within {} s: check mqtt.host and the network{}",
+                CONNECT_TIMEOUT.as_secs(),
+                // What an old broker answers to version 5 is shorter than version 5 has it: rumqttc waits for more.
+                if settings.version == MqttVersion::V5 {
+                    ", and whether the broker speaks MQTT 5"
+                } else {
+                    ""
+                }
             ),
             Self::TakesNoMore => "the broker takes no more data".to_owned(),
             Self::Silent => "the broker does not answer any more".to_owned(),
             Self::Closed => closed(settings),
             Self::NotMqtt(error) => not_mqtt(error, settings),
             Self::Io(error) => explain_io(error, settings),
+            Self::Handshake(error) => match tls_fault(error) {
+                Some(error) => explain_tls(error, settings),
+                None => format!(
+                    "{host}:{port} ended the connection where TLS was to begin ({error}): is it the broker's TLS port (usually 8883)?"
+                ),
+            },
             Self::Tls(error) => explain_tls(error, settings),
             Self::Other(error) => format!("the connection to the broker failed: {error}"),
         }
@@ -151,9 +166,6 @@ fn explain_io(error: &io::Error, settings: &MqttSettings) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => format!(
             "nothing listens at {host}:{port}: is the broker running, are mqtt.host and mqtt.port right?"
-        ),
-        io::ErrorKind::UnexpectedEof if settings.tls.is_some() => format!(
-            "{host}:{port} closed the connection where TLS was to begin: is it the broker's TLS port (usually 8883)?"
         ),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
             closed(settings)

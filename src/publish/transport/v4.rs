@@ -9,7 +9,9 @@ use rumqttc::{
 };
 
 use super::fault::Fault;
-use super::{CONNECT_TIMEOUT, Event, HANDED_MAX, PACKET_MAX_BYTES, UNACKNOWLEDGED_MAX, lost};
+use super::{
+    CONNECT_TIMEOUT, Event, HANDED_MAX, PACKET_MAX_BYTES, UNACKNOWLEDGED_MAX, announced_keep_alive, lost,
+};
 use crate::publish::MqttSettings;
 use crate::publish::message::Message;
 
@@ -21,7 +23,7 @@ pub(super) fn client(
     let will = LastWill::new(&will.topic, will.payload.clone(), qos(will.qos), will.retain);
     let mut options = MqttOptions::new(&settings.client_id, &settings.host, settings.port);
     options
-        .set_keep_alive(settings.keep_alive.max(std::time::Duration::from_secs(1)))
+        .set_keep_alive(announced_keep_alive(settings).max(std::time::Duration::from_secs(1)))
         // An empty client id, which the configuration forbids, allows no session.
         .set_clean_session(settings.client_id.is_empty())
         .set_inflight(UNACKNOWLEDGED_MAX)
@@ -93,7 +95,8 @@ fn fault(error: &ConnectionError) -> Fault<'_> {
         },
         ConnectionError::NetworkTimeout => Fault::Timeout,
         ConnectionError::FlushTimeout => Fault::TakesNoMore,
-        ConnectionError::Tls(TlsError::Io(error)) | ConnectionError::Io(error) => Fault::Io(error),
+        ConnectionError::Tls(TlsError::Io(error)) => Fault::Handshake(error),
+        ConnectionError::Io(error) => Fault::Io(error),
         ConnectionError::Tls(TlsError::TLS(error)) => Fault::Tls(error),
         ConnectionError::MqttState(error) => match error {
             StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)) => Fault::Io(error),

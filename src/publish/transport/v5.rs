@@ -14,7 +14,7 @@ use rumqttc::{Outgoing, TlsConfiguration, TlsError};
 use super::fault::Fault;
 use super::{
     CONNECT_TIMEOUT, Event, HANDED_MAX, PACKET_MAX_BYTES, SESSION_EXPIRY, UNACKNOWLEDGED_MAX,
-    V5_KEEP_ALIVE_MIN, lost,
+    V5_KEEP_ALIVE_MIN, announced_keep_alive, lost,
 };
 use crate::publish::MqttSettings;
 use crate::publish::message::Message;
@@ -32,7 +32,7 @@ pub(super) fn client(
     };
     let mut options = MqttOptions::new(&settings.client_id, &settings.host, settings.port);
     options
-        .set_keep_alive(settings.keep_alive.max(V5_KEEP_ALIVE_MIN))
+        .set_keep_alive(announced_keep_alive(settings).max(V5_KEEP_ALIVE_MIN))
         .set_clean_start(false)
         .set_connect_properties(properties)
         .set_outgoing_inflight_upper_limit(UNACKNOWLEDGED_MAX)
@@ -71,7 +71,7 @@ pub(super) async fn next(event_loop: &mut EventLoop, settings: &MqttSettings) ->
             // A broker may ask for no keep-alive at all. rumqttc would then ping without a pause, and we want
             // to know when the broker is gone.
             if event_loop.options.keep_alive().is_zero() {
-                event_loop.options.set_keep_alive(settings.keep_alive.max(V5_KEEP_ALIVE_MIN));
+                event_loop.options.set_keep_alive(announced_keep_alive(settings).max(V5_KEEP_ALIVE_MIN));
             }
             translated(event)
         }
@@ -116,7 +116,8 @@ fn fault(error: &ConnectionError) -> Fault<'_> {
     match error {
         ConnectionError::ConnectionRefused(code) => refused(*code),
         ConnectionError::Timeout(_) => Fault::Timeout,
-        ConnectionError::Tls(TlsError::Io(error)) | ConnectionError::Io(error) => Fault::Io(error),
+        ConnectionError::Tls(TlsError::Io(error)) => Fault::Handshake(error),
+        ConnectionError::Io(error) => Fault::Io(error),
         ConnectionError::Tls(TlsError::TLS(error)) => Fault::Tls(error),
         ConnectionError::MqttState(error) => match error {
             StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)) => Fault::Io(error),
