@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -15,10 +17,14 @@ use crate::config::{Config, Problems};
 use crate::daemon::reload::ReloadError;
 use crate::daemon::{Daemon, notify};
 use crate::heartbeat::Trouble;
+use crate::ingest::flag::Flag;
 use crate::metrics::METRICS;
 
 /// Changed keys, or problems, that are written down of one reload.
 const KEYS_MAX: usize = 32;
+
+/// How long stopping may take in the worst case: less than the unit's `TimeoutStopSec`.
+const STOP_AT_LAST: Duration = Duration::from_secs(12);
 
 /// Runs until SIGTERM or SIGINT (exit code 0) or until a part hangs or has failed (1). With a bad configuration, or
 /// without model, ONNX Runtime or a GStreamer plugin, it does not run, and starting again would not help (2). SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
@@ -75,9 +81,28 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     notify::stopping("stopping");
+    let stopped = end_at_last();
     daemon.stop();
+    stopped.raise();
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Ends the process when stopping in order takes too long. Every part has its own deadline; this is for what nobody
+/// thought of, such as a disk that does not answer. The flag says that it was not needed.
+fn end_at_last() -> Arc<Flag> {
+    let stopped = Arc::new(Flag::default());
+    let flag = stopped.clone();
+    let guard = std::thread::Builder::new().name("end-at-last".into()).spawn(move || {
+        if !flag.wait(STOP_AT_LAST) {
+            tracing::error!("stopping does not come to an end; the process ends without it");
+            std::process::exit(1);
+        }
+    });
+    if let Err(error) = guard {
+        tracing::debug!(%error, "stopping has no deadline");
+    }
+    stopped
 }
 
 fn counted(problems: &Problems) -> String {

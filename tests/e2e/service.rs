@@ -87,6 +87,47 @@ fn systemd_hears_ready_watchdog_reloading_and_stopping() {
     manager.wait("STOPPING=1", 1.0);
 }
 
+/// A daemon that is up, with a camera that is not there.
+fn idle(broker: &Mosquitto) -> Standoff {
+    let config = dock_config(&format!("rtsp://127.0.0.1:{}/nobody", free_port()), broker.port);
+    let daemon = Standoff::run(&config);
+    daemon.wait_log("started", START_S);
+    daemon
+}
+
+#[test]
+fn a_hung_analysis_ends_the_process_after_offline_was_said() {
+    let _turn = one_at_a_time();
+    let Some(broker) = Mosquitto::start() else { return };
+    let mut subscriber = Subscriber::connect(broker.port);
+    let daemon = idle(&broker);
+    subscriber.wait_state("forklift_near_edge", "unknown", 20.0);
+    let Some(_frozen) = daemon.freeze("analysis") else { return };
+    let (got, took) =
+        subscriber.wait("offline", 30.0, |got| got.topic.ends_with("e2e/status") && got.text == "offline");
+    println!("analysis frozen: offline after {:.1} s", took.as_secs_f64());
+    assert!(!got.retained);
+    let (status, log) = daemon.ended(20.0);
+    assert_eq!(status.code(), Some(1), "{}", log.join("\n"));
+    assert!(log.iter().any(|line| line.contains("'analysis' has not moved for 10 s")), "{log:#?}");
+}
+
+#[test]
+fn a_hung_inference_does_not_keep_the_daemon_from_stopping() {
+    let _turn = one_at_a_time();
+    let Some(broker) = Mosquitto::start() else { return };
+    let mut subscriber = Subscriber::connect(broker.port);
+    let daemon = idle(&broker);
+    let Some(_frozen) = daemon.freeze("infer") else { return };
+    let (status, log) = daemon.terminate();
+    assert!(status.success(), "{}", log.join("\n"));
+    assert!(log.iter().any(|line| line.contains("left behind")), "{log:#?}");
+    subscriber.wait("the last word on the rule", 5.0, |got| {
+        got.topic.ends_with("forklift_near_edge") && got.json()["reason"] == "stopping"
+    });
+    subscriber.wait("offline", 5.0, |got| got.topic.ends_with("e2e/status") && got.text == "offline");
+}
+
 /// The part of [`dock_config`] that is one camera, under another name and with another alarm distance.
 fn camera(name: &str, url: &str, alarm_m: &str) -> String {
     let text = dock_config(url, 0);

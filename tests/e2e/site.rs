@@ -279,6 +279,46 @@ impl Standoff {
         }
     }
 
+    /// Stops one of its threads as a hang would, until the answer is dropped; none, with a line that is counted,
+    /// where this process may not do that.
+    pub fn freeze(&self, thread: &str) -> Option<Frozen> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let task = tasks
+            .filter_map(Result::ok)
+            .find(|task| std::fs::read_to_string(task.path().join("comm")).unwrap().trim() == thread)
+            .unwrap_or_else(|| panic!("there is no thread '{thread}'"));
+        let script = "
+import ctypes, os, sys
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+libc, tid = ctypes.CDLL(None, use_errno=True), int(sys.argv[1])
+if libc.ptrace(SEIZE, tid, None, None) or libc.ptrace(INTERRUPT, tid, None, None):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.waitpid(tid, WALL)
+print('frozen', flush=True)
+os.waitpid(tid, WALL)  # its end: a thread that nobody buries keeps its process from ending
+";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(task.file_name())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.trim() == "frozen" {
+            return Some(Frozen(child));
+        }
+        let _ = child.wait();
+        println!("SKIP: a thread of another process cannot be stopped here (ptrace)");
+        None
+    }
+
+    /// Waits until it ends by itself.
+    pub fn ended(mut self, seconds: f64) -> (ExitStatus, Vec<String>) {
+        (self.wait(seconds), self.log())
+    }
+
     fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(signal).arg(pid).status().unwrap().success());
@@ -303,6 +343,16 @@ impl Standoff {
             );
             std::thread::park_timeout(Duration::from_millis(20));
         }
+    }
+}
+
+/// Holds a thread of the daemon.
+pub struct Frozen(Child);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
