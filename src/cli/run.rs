@@ -27,7 +27,8 @@ const KEYS_MAX: usize = 32;
 const STOP_AT_LAST: Duration = Duration::from_secs(12);
 
 /// Runs until SIGTERM or SIGINT (exit code 0) or until a part hangs or has failed (1). With a bad configuration, or
-/// without model, ONNX Runtime or a GStreamer plugin, it does not run, and starting again would not help (2). SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
+/// without model, ONNX Runtime or a GStreamer plugin, it does not run, and starting again would not help (2).
+/// SIGHUP reads the configuration again: a good one is followed, a bad one is named and left aside.
 pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(file) {
         Ok(config) => config,
