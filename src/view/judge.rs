@@ -1,6 +1,6 @@
 //! What is wrong with one picture, if anything.
 
-use super::measure::Measured;
+use super::measure::{Measured, NEAR_BLACK};
 use super::normal::Difference;
 use crate::types::Reason;
 
@@ -8,8 +8,9 @@ use crate::types::Reason;
 const DARK: f32 = 24.0 / 219.0;
 /// Washed out, whatever the view normally is: 95 % of the picture is above this brightness (code 200).
 const WHITE: f32 = 184.0 / 219.0;
-/// Nothing is seen, whatever the view normally is: dark and bright are not further apart than this (12 codes).
-const BLANK: f32 = 12.0 / 219.0;
+/// Nothing is seen, whatever the view normally is: dark and bright are not further apart than this (12 codes),
+/// nor than this share of the brightness, so that half the light does not make it so.
+const BLANK: (f32, f32) = (12.0 / 219.0, 0.12);
 /// A view that has lost its detail in this share of the tiles that had some is no evidence. Above what passes
 /// or parks in front (0.2 at most in the clips that we have), below a lens that is covered by 85 %.
 const LOST: f32 = 0.65;
@@ -30,7 +31,7 @@ pub(super) fn fault(measured: &Measured, difference: Option<&Difference>) -> Opt
     if measured.p5 > WHITE {
         return Some(Reason::WashedOut);
     }
-    if measured.spread() < BLANK {
+    if measured.spread() < BLANK.0.min(BLANK.1 * (measured.p50 + NEAR_BLACK)) {
         return Some(Reason::Covered);
     }
     difference.filter(|difference| difference.lost >= LOST).map(|difference| kind(measured, difference))

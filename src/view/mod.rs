@@ -129,7 +129,9 @@ impl View {
         let measured = measure::measure(&cells, self.before.as_ref());
         let difference = self.normal.as_ref().and_then(|normal| normal.compare(&measured));
         let fault = judge::fault(&measured, difference.as_ref());
-        let dead = self.frozen_below().zip(measured.alive).is_some_and(|(below, alive)| alive < below);
+        // What is uniform is dead too, but frozen is a word for pictures that show something.
+        let dead = fault.is_none()
+            && self.frozen_below().zip(measured.alive).is_some_and(|(below, alive)| alive < below);
         self.vote.add(Look { captured: frame.captured, fault, dead });
         self.before = Some(cells);
         if self.vote.fault().is_none() && fault.is_none() {
