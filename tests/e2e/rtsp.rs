@@ -112,7 +112,8 @@ impl Drop for LaunchServer {
 
 #[derive(Default)]
 struct Link {
-    paused: Mutex<bool>,
+    /// To the client, to the server.
+    paused: Mutex<[bool; 2]>,
     changed: Condvar,
     closed: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
@@ -152,12 +153,17 @@ impl Proxy {
 
     /// Stops forwarding: peers stay connected, new connections are taken, nothing comes through.
     pub fn pause(&self) {
-        *self.link.paused.lock().unwrap() = true;
+        *self.link.paused.lock().unwrap() = [true; 2];
+    }
+
+    /// Stops forwarding to the client only: it can talk, and hears nothing.
+    pub fn stall(&self) {
+        *self.link.paused.lock().unwrap() = [true, false];
     }
 
     /// Goes on; what piled up comes through at once.
     pub fn resume(&self) {
-        *self.link.paused.lock().unwrap() = false;
+        *self.link.paused.lock().unwrap() = [false; 2];
         self.link.changed.notify_all();
     }
 
@@ -183,14 +189,14 @@ fn forward(link: &Arc<Link>, client: TcpStream, target: u16) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
     let clone = |socket: &TcpStream| socket.try_clone().unwrap();
     link.sockets.lock().unwrap().extend([clone(&client), clone(&server)]);
-    for (mut from, mut to) in [(clone(&client), clone(&server)), (server, client)] {
+    for (way, mut from, mut to) in [(1, clone(&client), clone(&server)), (0, server, client)] {
         let link = link.clone();
         std::thread::spawn(move || {
             let mut bytes = vec![0; 64 * 1024];
             loop {
                 let count = from.read(&mut bytes).unwrap_or(0);
                 let paused = link.paused.lock().unwrap();
-                drop(link.changed.wait_while(paused, |paused| *paused).unwrap());
+                drop(link.changed.wait_while(paused, |paused| paused[way]).unwrap());
                 if count == 0 || to.write_all(&bytes[..count]).is_err() {
                     break;
                 }

@@ -105,6 +105,8 @@ pub struct Got {
     pub topic: String,
     pub text: String,
     pub retained: bool,
+    /// When it came.
+    pub at: Timestamp,
 }
 
 impl Got {
@@ -141,6 +143,7 @@ impl Subscriber {
                             topic: message.topic,
                             text: String::from_utf8_lossy(&message.payload).into_owned(),
                             retained: message.retain,
+                            at: clock::monotonic(),
                         })
                         .is_ok(),
                     Ok(_) => true,
