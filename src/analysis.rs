@@ -6,6 +6,7 @@
 
 mod observe;
 mod reload;
+mod shadow;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use jiff::tz::TimeZone;
 use tokio::sync::watch;
 
 pub use reload::{Order, Reconfigure};
+pub use shadow::Shadow;
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
@@ -31,8 +33,8 @@ use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::command::{self, Action, Answer, Command, Refusal};
 use crate::types::{
     CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
-    MetricScene, PairStatus, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot, StageTimes, State,
-    Transition, Trust, Verdict,
+    MetricScene, PairStatus, ProofStage, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot,
+    StageTimes, State, Transition, Trust, Verdict,
 };
 use crate::view::{Profile, View, ViewSettings};
 
@@ -579,13 +581,15 @@ pub struct Wiring {
     pub memory: Arc<Latest<Memory>>,
     /// New configurations. The thread ends when nobody can give any more.
     pub orders: Receiver<Order>,
+    /// The proof test's camera, when there is a proof test.
+    pub shadow: Option<Shadow>,
     /// Beats on every wake-up.
     pub pulse: Pulse,
 }
 
 /// Starts the thread. It ends, and says of every rule that it is stopping, when the inference thread has ended or
 /// nobody can give it orders any more (a hung inference thread does not end).
-pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHandle<()>> {
+pub fn spawn(mut analysis: Analysis, mut wiring: Wiring) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("analysis".into()).spawn(move || {
         loop {
             let batch = match wiring.seen.recv_timeout(TICK) {
@@ -606,6 +610,7 @@ pub fn spawn(mut analysis: Analysis, wiring: Wiring) -> std::io::Result<JoinHand
             let around = wiring.look(&analysis);
             for seen in batch {
                 let now = clock::now();
+                let Some(seen) = wiring.prove(now, seen) else { continue };
                 let output = match seen {
                     Seen::Frame(features) => analysis.step(now, *features, &around),
                     Seen::Failed { camera, captured, reason } => {
@@ -640,6 +645,29 @@ impl Wiring {
             dropped: ids().map(|id| (id.clone(), self.slots.dropped(id))).collect(),
             topics: self.inputs.snapshot(),
         }
+    }
+
+    /// Takes what is the proof test's out of what was seen.
+    fn prove(&mut self, now: Now, seen: Seen) -> Option<Seen> {
+        let camera = match &seen {
+            Seen::Frame(features) => &features.frame.camera,
+            Seen::Failed { camera, .. } => camera,
+        };
+        let Some(shadow) = self.shadow.as_mut().filter(|shadow| shadow.takes(camera)) else {
+            return Some(seen);
+        };
+        match seen {
+            Seen::Frame(features) => {
+                if let Some(alarm) = shadow.step(now, *features) {
+                    let event = self.outbox.push(alarm);
+                    shadow.pushed(&event.event_id);
+                }
+            }
+            Seen::Failed { reason, .. } => {
+                shadow.say(ProofStage::Injected, Some(format!("the model failed: {reason}")));
+            }
+        }
+        None
     }
 
     fn deliver(&self, output: Output) {

@@ -83,6 +83,7 @@ impl<M: Clone, C: MetricConstructor<M>> Labelled<M, C> {
 /// Everything that is counted. Label names stand beside each family, in the order of [`Labelled::of`].
 pub struct Metrics {
     registry: Registry,
+    names: Vec<String>,
 
     /// Age of the newest analysed frame, seconds; grows while nothing comes. `camera`
     pub frame_age: Labelled<GaugeF64>,
@@ -163,8 +164,8 @@ impl Debug for Metrics {
     }
 }
 
-/// A registry with the house's prefix.
-struct Register(Registry);
+/// A registry with the house's prefix, and what was registered.
+struct Register(Registry, Vec<String>);
 
 impl Register {
     fn plain<M: Clone + EncodeMetric + Send + Sync + Debug + 'static>(
@@ -174,6 +175,8 @@ impl Register {
         help: &str,
         metric: M,
     ) -> M {
+        let unit_name = unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
+        self.1.push(format!("standoff_{name}{unit_name}"));
         match unit {
             Some(unit) => self.0.register_with_unit(name, help, unit, metric.clone()),
             None => self.0.register(name, help, metric.clone()),
@@ -212,7 +215,7 @@ impl Register {
 
 impl Metrics {
     fn new() -> Self {
-        let mut r = Register(Registry::with_prefix("standoff"));
+        let mut r = Register(Registry::with_prefix("standoff"), vec!["standoff_build".to_owned()]);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned())]);
         r.0.register("build", "The running program", build);
         let s = || Some(Unit::Seconds);
@@ -307,6 +310,7 @@ impl Metrics {
             process_files: r.plain("process_open_files", None, "Open files", Gauge::default()),
             process_threads: r.plain("process_threads", None, "Threads", Gauge::default()),
             registry: r.0,
+            names: r.1,
         };
         metrics.proof_test_ok.set(-1);
         metrics
@@ -317,6 +321,11 @@ impl Metrics {
         let mut text = String::with_capacity(16 * 1024);
         text::encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Names of all families, with their units and without `_total`, `_bucket` and the like.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Notes how long a stage took.
@@ -395,6 +404,36 @@ mod tests {
         has("standoff_build_info{version=");
         has("standoff_proof_test_ok -1");
         assert!(metrics.encode().unwrap().ends_with("# EOF\n"));
+    }
+
+    /// Names of metrics in a text.
+    fn named(text: &str) -> std::collections::BTreeSet<String> {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let starts = text.match_indices("standoff_").map(|(at, _)| &text[at..]);
+        starts.map(|rest| rest.chars().take_while(|c| word(*c)).collect()).collect()
+    }
+
+    #[test]
+    fn dashboard_alerts_and_page_name_only_what_exists() {
+        let metrics = Metrics::new();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let files = ["deploy/grafana/standoff.json", "deploy/prometheus/alerts.yml", "docs/observability.md"];
+        for file in files {
+            let text = std::fs::read_to_string(root.join(file)).unwrap();
+            for name in named(&text) {
+                let family = ["_total", "_bucket", "_sum", "_count", "_info"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end))
+                    .unwrap_or(&name);
+                assert!(metrics.names().iter().any(|known| known == family), "{file} names {name}");
+            }
+        }
+        let page = named(&std::fs::read_to_string(root.join("docs/observability.md")).unwrap());
+        for name in metrics.names() {
+            assert!(page.iter().any(|there| there.starts_with(name.as_str())), "the page leaves out {name}");
+        }
+        let json = std::fs::read_to_string(root.join(files[0])).unwrap();
+        serde_json::from_str::<serde_json::Value>(&json).unwrap();
     }
 
     #[test]

@@ -10,6 +10,9 @@ mod daemon;
 #[path = "e2e/ingest.rs"]
 mod ingest;
 #[cfg(feature = "demo")]
+#[path = "e2e/observe.rs"]
+mod observe;
+#[cfg(feature = "demo")]
 #[path = "e2e/rtsp.rs"]
 mod rtsp;
 #[cfg(feature = "demo")]

@@ -353,7 +353,7 @@ static PROOF_TEST: Section = Section {
         "every",
         Kind::Text,
         "1h",
-        "How often, 1m to 24h, or `off`. The first is a minute after the start.",
+        "How often, 1m to 24h, or `off`. The first is 15 s after the start.",
     )],
 };
 

@@ -28,14 +28,11 @@ use crate::publish::{MqttSettings, MqttVersion};
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
 use crate::types::ids::InvalidName;
-use crate::types::{CameraId, ClassName, EdgeId, NodeId, PairId, RuleId, Secret};
+use crate::types::{CameraId, ClassName, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret};
 use crate::view::ViewSettings;
 
 /// What the shipped heads can find in a picture.
 pub(super) const CLASSES: [&str; 2] = ["forklift", "person"];
-
-/// The camera of the proof test, in whose name no other may speak.
-const PROOF_CAMERA: &str = "proof_test";
 
 /// How much farther than a limit a thing must go before it is left, metres, when nothing else is said.
 const HYSTERESIS_M: f64 = 0.3;

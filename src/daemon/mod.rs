@@ -6,6 +6,7 @@
 
 pub mod notify;
 mod observers;
+mod proof_test;
 pub mod reload;
 mod scribe;
 mod status;
@@ -159,7 +160,7 @@ impl Daemon {
             outbox.say(statement);
         }
 
-        let observers = Observers::start(config, &runtime, &outbox, &heart)?;
+        let mut observers = Observers::start(config, &runtime, &outbox, &heart)?;
         let backend = match backend::open(&config.model.backend(heads::shipped::graph_heads()?)) {
             Ok(backend) => backend,
             Err(error) => {
@@ -177,7 +178,9 @@ impl Daemon {
         let (orders, orders_of) = sync_channel(1);
         let (sites, sites_of) = watch::channel(sites(config));
         let (sightings, pictures) = pictures::spawn(pictures_of(config), sites_of, outbox.clone())?;
+        let shadow = observers.prove(config, &runtime, &slots);
         let wiring = Wiring {
+            shadow,
             seen,
             health: health.clone(),
             slots: slots.clone(),

@@ -1,4 +1,4 @@
-//! What watches the daemon from inside: the console, the audit log. Started after the sinks and before the model, so
+//! What watches the daemon from inside: the console, the audit log, the proof test. Started after the sinks and before the model, so
 //! that a slow start can be seen, and stopped before the sinks.
 
 use std::sync::{Arc, OnceLock};
@@ -8,13 +8,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{FLUSH, LEAVE_WITHIN, scribe, status};
+use super::{FLUSH, LEAVE_WITHIN, proof_test, scribe, status};
+use crate::analysis::Shadow;
 use crate::audit::{self, Audit, Auditor, Entry};
 use crate::clock;
 use crate::config::Config;
 use crate::console;
 use crate::heartbeat::Heart;
 use crate::outbox::Outbox;
+use crate::slot::Slots;
 
 /// The running observers.
 pub(super) struct Observers {
@@ -54,6 +56,27 @@ impl Observers {
         Ok(Self { shutdown, tasks, audit, auditor, outbox: outbox.clone(), backend })
     }
 
+    /// Starts the proof test, when there is one; gives the camera on which the analysis makes it.
+    pub(super) fn prove(&mut self, config: &Config, runtime: &Runtime, slots: &Arc<Slots>) -> Option<Shadow> {
+        let every = config.proof_test?;
+        // Recorded features hold nothing of the test's picture.
+        if config.model.recorded.is_some() {
+            return None;
+        }
+        match proof_test::prepare() {
+            Ok((proof, shadow)) => {
+                let _guard = runtime.enter();
+                let (slots, outbox) = (slots.clone(), self.outbox.clone());
+                self.tasks.push(proof_test::spawn(proof, every, slots, outbox, self.shutdown.subscribe()));
+                Some(shadow)
+            }
+            Err(error) => {
+                tracing::error!("no proof test: {error}");
+                None
+            }
+        }
+    }
+
     /// Where entries for the audit log go.
     pub(super) fn audit(&self) -> &Audit {
         &self.audit
@@ -72,7 +95,7 @@ impl Observers {
         self.shutdown.send_replace(true);
         for task in self.tasks {
             if runtime.block_on(async { timeout(LEAVE_WITHIN, task).await }).is_err() {
-                tracing::error!("the console or the audit's task does not end; it is left behind");
+                tracing::error!("a task that watches the daemon does not end; it is left behind");
             }
         }
         if let Some(auditor) = self.auditor {

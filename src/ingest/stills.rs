@@ -40,13 +40,24 @@ pub(super) fn is_picture(path: &Path) -> bool {
 
 /// One picture as a full-range BT.601 I420 frame, as a JPEG has it.
 pub fn read(path: &Path, camera: &CameraId, seq: u64, captured: Timestamp) -> Result<Frame, IngestError> {
-    let damaged =
-        |problem: String| IngestError::Damaged { camera: camera.clone(), path: path.into(), problem };
     let bytes = std::fs::read(path).map_err(|e| IngestError::NotFound {
         camera: camera.clone(),
         path: path.into(),
         problem: e.to_string(),
     })?;
+    decode(&bytes, path, camera, seq, captured)
+}
+
+/// As [`read`], from the bytes of a file; `path` is its name in errors.
+pub fn decode(
+    bytes: &[u8],
+    path: &Path,
+    camera: &CameraId,
+    seq: u64,
+    captured: Timestamp,
+) -> Result<Frame, IngestError> {
+    let damaged =
+        |problem: String| IngestError::Damaged { camera: camera.clone(), path: path.into(), problem };
     let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|e| damaged(e.to_string()))?;

@@ -52,6 +52,9 @@ impl Default for OutboxSettings {
     }
 }
 
+/// The reader whose other side proves that an event arrived: the broker's.
+const PROOF_READER: &str = "mqtt";
+
 /// Something that replaces what was said before on the same subject.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
@@ -178,6 +181,8 @@ pub struct Outbox {
     settings: OutboxSettings,
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    /// The proof test's event that the broker acknowledged last.
+    proven: watch::Sender<Option<String>>,
     /// There is something for the journal's thread.
     work: Condvar,
     /// It has done something.
@@ -214,6 +219,7 @@ impl Outbox {
             settings,
             inner: Mutex::new(inner),
             changed: watch::Sender::new(0),
+            proven: watch::Sender::new(None),
             work: Condvar::new(),
             written: Condvar::new(),
         }
@@ -243,6 +249,11 @@ impl Outbox {
             inner.statements.insert(statement.subject(), (generation, statement));
         }
         self.announce(inner);
+    }
+
+    /// The id of the proof test's event that the broker acknowledged last.
+    pub fn proven(&self) -> watch::Receiver<Option<String>> {
+        self.proven.subscribe()
     }
 
     /// Appends an event and gives it its `event_id` and `seq`. Never waits for a disk.
@@ -452,11 +463,18 @@ impl OutboxReader {
 
     /// Says that all events up to and with this number have arrived.
     pub fn delivered(&self, number: u64, now: &Stamp) {
+        let mut proven = None;
         let mut inner = self.outbox.lock();
         let Inner { readers, events, readers_changed, .. } = &mut *inner;
         let Some(mark) = readers.get_mut(&self.name) else { return };
         let first = events.partition_point(|held| held.number <= mark.delivered);
         for held in events.iter().skip(first).take_while(|held| held.number <= number) {
+            if held.event.status.camera.is_proof_test() {
+                if self.name == PROOF_READER {
+                    proven = Some(held.event.event_id.clone());
+                }
+                continue;
+            }
             METRICS.events_delivered.of(&[&self.name]).inc();
             let waited = now.age_of(&held.stamp);
             if let (Some(waited), Some(times)) = (waited, &held.event.times) {
@@ -468,6 +486,10 @@ impl OutboxReader {
         mark.release(now.uptime, self.outbox.settings.resend);
         *readers_changed = true;
         inner.prune();
+        drop(inner);
+        if proven.is_some() {
+            self.outbox.proven.send_replace(proven);
+        }
     }
 
     /// Says that the other side has lost its memory: what it acknowledged a moment ago may be lost with it,

@@ -10,8 +10,8 @@ use crate::clock::UtcMillis;
 use crate::types::command::{Setting, Via};
 use crate::types::{
     CameraId, CameraState, CameraStatus, DaemonStatus, Distance, DistanceKind, Evidence, Happening, Monitor,
-    NodeId, PairId, PairStatus, Picture, ProofReport, Reading, Report, RuleId, RuleStatus, StageTimes, State,
-    Transition,
+    NodeId, PROOF_CAMERA, PairId, PairStatus, Picture, ProofReport, Reading, Report, RuleId, RuleStatus,
+    StageTimes, State, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -246,8 +246,14 @@ pub fn event(node: &NodeId, transition: &Transition, late: bool) -> Message {
         via: transition.order.as_ref().map(|order| order.via),
         detail: transition.order.as_ref().map(|order| order.detail.as_str()),
     };
+    // Not below `camera/`: nobody who waits for alarms may take it for one.
+    let above = if status.camera.is_proof_test() {
+        format!("standoff/{node}/{PROOF_CAMERA}")
+    } else {
+        alarm_topic(node, &status.camera, &status.rule)
+    };
     Message {
-        topic: format!("{}/{topic}", alarm_topic(node, &status.camera, &status.rule)),
+        topic: format!("{above}/{topic}"),
         payload: payload(&json),
         qos: 1,
         retain: false,

@@ -218,6 +218,11 @@ impl Sink {
     /// again: its id makes that harmless.
     async fn deliver_all(&mut self) {
         while let Some(waiting) = self.reader.pending_events(&clock::stamp(), 1).pop() {
+            // The proof test ends at the broker; whoever is called here would take it for an alarm.
+            if waiting.event.status.camera.is_proof_test() {
+                self.reader.delivered(waiting.number, &clock::stamp());
+                continue;
+            }
             self.deliver(&waiting).await;
             self.reader.delivered(waiting.number, &clock::stamp());
         }

@@ -91,6 +91,16 @@ id!(
     ClassName
 );
 
+/// The camera of the proof test, in whose name no other may speak.
+pub const PROOF_CAMERA: &str = "proof_test";
+
+impl CameraId {
+    /// Whether this is the proof test's camera: what is said of it means nothing to anyone but the proof test.
+    pub fn is_proof_test(&self) -> bool {
+        self.as_str() == PROOF_CAMERA
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

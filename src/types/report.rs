@@ -46,10 +46,11 @@ pub struct DaemonStatus {
 }
 
 /// How far a proof test came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProofStage {
     /// The picture was put where cameras put theirs.
+    #[default]
     Injected,
     /// It went through the model.
     Inferred,
@@ -57,6 +58,17 @@ pub enum ProofStage {
     Alarmed,
     /// The broker has acknowledged the event.
     Acknowledged,
+}
+
+/// How far a proof test is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProofProgress {
+    /// The last stage that it has passed.
+    pub stage: ProofStage,
+    /// Why it goes no farther.
+    pub reason: Option<String>,
+    /// The event that it has become.
+    pub event_id: Option<String>,
 }
 
 /// How a proof test ended.

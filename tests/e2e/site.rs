@@ -238,6 +238,7 @@ impl Standoff {
             .env("STATE_DIRECTORY", folder.path().join("state"))
             // Many daemons run side by side: each test that wants the console says where.
             .env("STANDOFF__HTTP__LISTEN", "off")
+            .env("STANDOFF__PROOF_TEST__EVERY", "off")
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -325,6 +326,17 @@ os.waitpid(tid, WALL)  # its end: a thread that nobody buries keeps its process 
     fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(signal).arg(pid).status().unwrap().success());
+    }
+
+    /// Where it keeps what must survive a restart.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// SIGKILL, as a crash; the folder stays as long as this.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// SIGTERM, as systemd stops it; its exit status.
