@@ -67,7 +67,7 @@ fn health_metrics_proof_and_audit_of_a_running_daemon() {
     subscriber.wait_state(RULE, "alarm", START_S);
 
     // The proof test comes 15 s after the start, through the same model and the same broker.
-    let proof = subscriber.wait("the proof test", START_S, |got| got.topic == "standoff/e2e/proof_test");
+    let (proof, _) = subscriber.wait("the proof test", START_S, |got| got.topic == "standoff/e2e/proof_test");
     let result = proof.json();
     assert_eq!(
         (result["ok"].as_bool(), result["stage"].as_str()),
@@ -131,7 +131,8 @@ fn health_metrics_proof_and_audit_of_a_running_daemon() {
     for text in [&log, &metrics, &ready, &daemon.log().join("\n")] {
         assert!(!text.contains(PASSWORD), "a password: {text}");
     }
-    let head = subscriber.wait("the head of the log", 70.0, |got| got.topic == "standoff/e2e/audit").json();
+    let (head, _) = subscriber.wait("the head of the log", 70.0, |got| got.topic == "standoff/e2e/audit");
+    let head = head.json();
     assert_eq!(head["hash"].as_str().unwrap().len(), 64);
 
     daemon.kill();
