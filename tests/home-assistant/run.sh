@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Loads what standoff announces into a real Home Assistant and reports on every entity.
+#
+#   tests/home-assistant/run.sh [VERSION MODE]      2026.2 or 2025.4; device or components. Without them: 2026.2 in
+#                                                   both modes, then 2025.4 with components.
+#
+# It needs Python 3.13 (PY313=/path/to/python3.13), mosquitto, the installed model (make model) and, for each version,
+# about 700 MB for a virtual environment below target/. It is no part of `make test`. STANDOFF says which program.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+program=${STANDOFF:-$top/target/release/standoff}
+
+skip() { echo "SKIP: $*"; exit 0; }
+python=${PY313:-$(command -v python3.13 || ls "$HOME"/.pyenv/versions/3.13.*/bin/python 2>/dev/null | tail -1 || true)}
+{ [ -n "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; } ||
+  skip "Home Assistant needs Python 3.13 (set PY313)"
+broker=$(PATH=$PATH:/usr/sbin command -v mosquitto) || skip "mosquitto is not installed"
+[ -x "$program" ] || { echo "$program is missing: make build, or set STANDOFF"; exit 1; }
+
+install() { # VERSION VENV
+  local version=$1 venv=$2
+  [ -e "$venv/installed" ] && return
+  echo "installing Home Assistant $version into $venv"
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install -q uv
+  "$venv/bin/uv" pip install -q --python "$venv/bin/python" -r "$here/requirements-$version.txt"
+  # 2026.2.3 asks for a later Python 3.13 than most machines have; it does not need it here.
+  if [ "$version" = 2026.2 ]; then
+    "$venv/bin/python" -m pip install -q --no-deps --no-compile --ignore-requires-python homeassistant==2026.2.3
+  fi
+  touch "$venv/installed"
+}
+
+check() ( # VERSION MODE
+  version=$1 mode=$2
+  venv=$top/target/home-assistant-$version
+  install "$version" "$venv"
+  folder=$(mktemp -d)
+  port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n' "$port" > "$folder/mosquitto.conf"
+  "$broker" -c "$folder/mosquitto.conf" > "$folder/mosquitto.log" 2>&1 &
+  mosquitto=$!
+  trap 'kill $mosquitto 2>/dev/null || true; rm -rf "$folder"' EXIT
+  # The dock's clip, again and again, so that every entity has a value and a rule is in alarm now and then.
+  sed -e "s|^mqtt:|home_assistant: {discovery: $mode}\nstate_dir: $folder/state\nhttp: {listen: off}\nmqtt:\n  port: $port\n  allow_remote_control: true|" \
+    -e "s|file: ../tests|file: $top/tests|" -e "s|^    stale_after:|    loop: true\n    stale_after:|" \
+    "$top/pipelines/dock-demo.yaml" > "$folder/site.yaml"
+  report=$top/target/home-assistant-$version-$mode.json
+  echo "Home Assistant $version, $mode:"
+  # It stays for a whole turn of the clip, so that there has been an alarm.
+  timeout 300 "$venv/bin/python" "$here/ha_check.py" "127.0.0.1:$port" --wait 60 --settle 35 --exercise \
+    --run "$program run $folder/site.yaml" --out "$report" 2> "$folder/standoff.log" || {
+    code=$?
+    "$python" - "$report" <<'PRINT'
+import json, sys
+report = json.load(open(sys.argv[1]))
+print(json.dumps({k: v for k, v in report.items() if k != "entities"}, indent=1))
+[print(e["entity_id"], e["state"], e["problems"]) for e in report.get("entities", []) if e["problems"]]
+PRINT
+    tail -20 "$folder/standoff.log"
+    exit "$code"
+  }
+  "$venv/bin/python" "$here/check_yaml.py" "$top/deploy/home-assistant" "$report"
+)
+
+if [ $# -eq 2 ]; then
+  check "$1" "$2"
+else
+  check 2026.2 device
+  check 2026.2 components
+  check 2025.4 components
+fi
