@@ -126,6 +126,11 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub fn connect(port: u16) -> Self {
+        Self::to(port, "standoff/#")
+    }
+
+    /// Hears what the filter says.
+    pub fn to(port: u16, filter: &'static str) -> Self {
         let mut options =
             MqttOptions::new(format!("e2e-{}-{}", std::process::id(), free_port()), "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5)).set_max_packet_size(1 << 20, 1 << 20);
@@ -136,7 +141,7 @@ impl Subscriber {
             for event in connection.iter() {
                 let alive = match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        subscriber.subscribe("standoff/#", QoS::AtLeastOnce).is_ok()
+                        subscriber.subscribe(filter, QoS::AtLeastOnce).is_ok()
                     }
                     Ok(Event::Incoming(Packet::Publish(message))) => sender
                         .send(Got {
