@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "demo")]
+#[path = "e2e/alarm.rs"]
+mod alarm;
+#[cfg(feature = "demo")]
 #[path = "e2e/daemon.rs"]
 mod daemon;
 #[cfg(feature = "demo")]

@@ -224,6 +224,7 @@ pub struct Standoff {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
+    variables: Vec<(String, String)>,
 }
 
 impl Standoff {
@@ -237,20 +238,29 @@ impl Standoff {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("site.yaml");
         std::fs::File::create(&file).unwrap().write_all(config.as_bytes()).unwrap();
+        let variables: Vec<(String, String)> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let log = Arc::new(Mutex::new(vec![]));
+        let child = Self::spawn(folder.path(), &variables, &log);
+        Self { child, log, folder, variables }
+    }
+
+    /// A folder's configuration and state, whether it has run before or not.
+    fn spawn(folder: &Path, variables: &[(String, String)], log: &Arc<Mutex<Vec<String>>>) -> Child {
         let mut child = Command::new(env!("CARGO_BIN_EXE_standoff"))
             .arg("run")
-            .arg(&file)
-            .env("STATE_DIRECTORY", folder.path().join("state"))
+            .arg(folder.join("site.yaml"))
+            .env("STATE_DIRECTORY", folder.join("state"))
+            .env_remove("RUNTIME_DIRECTORY")
             // Many daemons run side by side: each test that wants the console says where.
             .env("STANDOFF__HTTP__LISTEN", "off")
             .env("STANDOFF__PROOF_TEST__EVERY", "off")
-            .envs(variables.iter().copied())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new(Mutex::new(vec![]));
         let reader = BufReader::new(child.stderr.take().unwrap());
         let lines = log.clone();
         std::thread::spawn(move || {
@@ -258,7 +268,37 @@ impl Standoff {
                 lines.lock().unwrap().push(line);
             }
         });
-        Self { child, log, folder }
+        child
+    }
+
+    /// SIGKILL, as a crash or a power cut ends it.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After [`Standoff::kill`]: starts it with what it left behind.
+    pub fn run_again(&mut self) {
+        self.child = Self::spawn(self.folder.path(), &self.variables, &self.log);
+    }
+
+    /// Its folder of what it keeps.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// `standoff alarm` with these arguments: exit code, output, errors.
+    pub fn alarm(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_standoff"))
+            .arg("alarm")
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.state_dir().join("control.sock"))
+            .env_remove("RUNTIME_DIRECTORY")
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
     }
 
     pub fn log(&self) -> Vec<String> {
