@@ -888,6 +888,93 @@ mod tests {
         assert_eq!(states(&output), [State::Unknown(Reason::Stopping)]);
     }
 
+    fn asks(order: command::Order) -> Command {
+        let rule = RuleId::new("near_edge").unwrap();
+        Command::new(Action::Rule { camera: camera(), rule, order }, "ann", command::Via::Socket)
+    }
+
+    fn alarmed() -> Analysis {
+        let mut analysis = analysis(vec![]);
+        let mut setup = setup(vec![]);
+        setup.rules[0].latch.latch = true;
+        let cameras = vec![setup];
+        analysis.reconfigure(at(0), Reconfigure { cameras, fresh: Default::default(), heads: vec![] });
+        let too_near =
+            Verdict::Evidence { raise: crate::types::Level::TooNear, hold: crate::types::Level::TooNear };
+        let rule = &mut analysis.cameras.get_mut(&camera()).unwrap().rules[0];
+        rule.guard.observe(at(100).mono, at(100).mono, too_near);
+        analysis
+    }
+
+    fn told(output: &Output) -> Vec<(Happening, &'static str, &'static str)> {
+        let word = |event: &Transition| (event.what, event.from.word(), event.status.state.word());
+        output.transitions.iter().map(word).collect()
+    }
+
+    #[test]
+    fn what_people_do_is_told_before_what_follows_from_it() {
+        let calm = around(CameraState::Live, None);
+        let mut analysis = alarmed();
+        let output = analysis.tick(at(100), &calm);
+        assert_eq!(told(&output), [(Happening::Enter, "unknown", "alarm")]);
+        let memory = output.memory.unwrap();
+        assert!(memory[&camera()].values().next().unwrap().held.is_some());
+        assert!(analysis.tick(at(150), &calm).memory.is_none(), "nothing new to remember");
+
+        let shelve = asks(command::Order::Shelve(Duration::from_secs(60)));
+        let (output, answer) = analysis.obey(at(200), &shelve, &calm);
+        assert_eq!(
+            told(&output),
+            [(Happening::Shelved, "alarm", "alarm"), (Happening::Disarmed, "alarm", "disarmed")]
+        );
+        assert_eq!(output.transitions[0].order.as_ref().unwrap().by, "ann");
+        assert_eq!(answer.unwrap()[0].state.word(), "disarmed");
+        let (output, _) = analysis.obey(at(300), &asks(command::Order::Unshelve), &calm);
+        assert_eq!(
+            told(&output),
+            [(Happening::Unshelved, "disarmed", "disarmed"), (Happening::Enter, "disarmed", "alarm")]
+        );
+        let (output, _) = analysis.obey(at(400), &asks(command::Order::Acknowledge), &calm);
+        assert_eq!(told(&output), [(Happening::Acknowledged, "alarm", "alarm")]);
+        let (output, answer) = analysis.obey(at(500), &asks(command::Order::Unshelve), &calm);
+        assert_eq!((told(&output), answer), (vec![], Err(Refusal::NotShelved)));
+        assert_eq!(states(&output).len(), 1, "whoever shows it is put right");
+    }
+
+    #[test]
+    fn a_held_alarm_comes_back_from_memory_and_through_a_reload() {
+        let calm = around(CameraState::Live, None);
+        let mut before = alarmed();
+        let memory = before.tick(at(100), &calm).memory.unwrap();
+        let mut setup = setup(vec![]);
+        setup.rules[0].latch.latch = true;
+        let mut after = Analysis::new(TimeZone::UTC, vec![], vec![setup.clone()], UtcMillis(0));
+        after.restore(at(200), memory);
+        let output = after.tick(at(200), &calm);
+        assert_eq!((states(&output), told(&output)), (vec![State::Alarm], vec![]), "said, and no new event");
+
+        let RuleKind::Proximity(settings) = &mut setup.rules[0].kind;
+        settings.alarm_m = 0.6;
+        let cameras = vec![setup];
+        let fresh = [camera()].into();
+        let output = after.reconfigure(at(300), Reconfigure { cameras, fresh, heads: vec![] });
+        assert_eq!(told(&output), []);
+        assert_eq!(states(&after.tick(at(300), &calm)), [State::Alarm]);
+    }
+
+    #[test]
+    fn nobody_is_asked_about_what_is_not_there() {
+        let calm = around(CameraState::Live, None);
+        let mut analysis = analysis(vec![]);
+        let mut command = asks(command::Order::Arm(false));
+        let Action::Rule { rule, .. } = &mut command.action else { panic!() };
+        *rule = RuleId::new("other").unwrap();
+        let (_, answer) = analysis.obey(at(0), &command, &calm);
+        assert!(matches!(answer, Err(Refusal::NoRule(..))));
+        let list = Command::new(Action::List, "", command::Via::Socket);
+        assert_eq!(analysis.obey(at(0), &list, &calm).1.unwrap().len(), 1);
+    }
+
     #[test]
     fn a_failed_frame_is_no_evidence() {
         let mut analysis = analysis(vec![]);

@@ -31,8 +31,8 @@ const ANSWER_MAX_BYTES: u64 = 16 << 20;
 const CLIENTS_MAX: usize = 8;
 /// How long a client may take to ask, and to take the answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the analysis may take to answer; it looks at least ten times a second.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long the analysis may take to answer. It looks at least ten times a second, but only once the model is loaded.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The part of a given name that is kept, in characters; the user id follows it.
 const NAME_MAX: usize = 40;
 
@@ -208,7 +208,7 @@ async fn answer(line: &[u8], uid: Option<u32>, commands: &CommandSender) -> Repl
         Ok(Ok(Ok(rules))) => Reply::Now { rules },
         Ok(Ok(Err(why))) => refused(why.to_string()),
         Ok(Err(_)) => refused("the daemon is stopping".to_owned()),
-        Err(_) => refused("the daemon does not answer; it may still follow".to_owned()),
+        Err(_) => refused("the daemon does not answer (is it loading its model?); what was asked waits and is done when it can be".to_owned()),
     }
 }
 

@@ -246,6 +246,46 @@ fn the_ways_out_are_resolved() {
 }
 
 #[test]
+fn latching_and_separation_are_resolved_and_off_without_their_keys() {
+    use crate::rules::{Separation, Stopping};
+    let plain = parse(GOOD).unwrap();
+    let rule = &plain.cameras[0].rules[0];
+    let RuleKind::Proximity(limits) = &rule.kind;
+    assert_eq!((rule.latch.latch, limits.separation), (false, None));
+    assert_eq!(rule.shelve_max, Duration::from_secs(8 * 3600));
+    assert!(!plain.mqtt.allow_remote_control);
+
+    let with = |keys: &str| GOOD.replace("alarm_after: 250ms", keys);
+    let text =
+        with("latch: true\n        shelve_max: 1h\n        separation: {stopping_m: 0.8, max_speed_mps: 3}");
+    let config = parse(&text).unwrap();
+    let rule = &config.cameras[0].rules[0];
+    assert_eq!((rule.latch.latch, rule.shelve_max), (true, Duration::from_secs(3600)));
+    let RuleKind::Proximity(limits) = &rule.kind;
+    let expected =
+        Separation { reaction: Duration::from_secs(1), stopping: Stopping::Fixed(0.8), max_speed_mps: 3.0 };
+    assert_eq!(limits.separation, Some(expected));
+    for (keys, words) in [
+        ("separation: {max_speed_mps: 3}", "one of `stopping_m` and `deceleration_mps2` is missing"),
+        ("separation: {stopping_m: 1, deceleration_mps2: 2, max_speed_mps: 3}", "there is also `stopping_m`"),
+        ("separation: {stopping_m: 1}", "max_speed_mps"),
+    ] {
+        let problems = problems(&with(keys));
+        assert!(problems.len() == 1 && problems[0].contains(words), "{keys}: {problems:?}");
+    }
+}
+
+#[test]
+fn the_control_socket_is_in_the_runtime_folder_if_there_is_one() {
+    let socket = |variables: &[(&str, &str)]| {
+        Config::parse(GOOD, &around(variables)).unwrap().control_socket.display().to_string()
+    };
+    let state = ("STATE_DIRECTORY", "/var/lib/standoff");
+    assert_eq!(socket(&[state]), "/var/lib/standoff/control.sock");
+    assert_eq!(socket(&[state, ("RUNTIME_DIRECTORY", "/run/standoff:/run/x")]), "/run/standoff/control.sock");
+}
+
+#[test]
 fn variables_lie_over_the_file() {
     let variables = [
         ("STANDOFF__MQTT__HOST", "broker"),

@@ -310,3 +310,123 @@ fn with_limits(
         _ => Ok(settings),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::{LatchSettings, ProximitySettings};
+    use crate::types::{Level, PairId};
+
+    fn settings(alarm_m: f64, warning_m: Option<f64>) -> RuleSettings {
+        RuleSettings {
+            id: RuleId::new("edge").unwrap(),
+            kind: RuleKind::Proximity(ProximitySettings {
+                pair: PairId::new("p").unwrap(),
+                warning_m,
+                alarm_m,
+                leave_warning_m: warning_m.map(|limit| limit + 0.3),
+                leave_alarm_m: alarm_m + 0.3,
+                separation: None,
+            }),
+            latch: LatchSettings {
+                stale_after: Duration::from_secs(1),
+                alarm_after: Duration::ZERO,
+                clear_after: Duration::from_secs(1),
+                latch: true,
+            },
+            when: vec![],
+            shelve_max: Duration::from_secs(3600),
+        }
+    }
+
+    fn at(s: u64) -> Now {
+        Now { mono: Timestamp::from_nanos(s * 1_000_000_000), utc: UtcMillis(s as i64 * 1000) }
+    }
+
+    fn limit(guard: &mut Guard, limit: Limit, value_m: f64) -> Result<Option<String>, Refusal> {
+        let done = guard.obey(at(0), Order::Limit(limit, value_m), "ann", Via::Mqtt)?;
+        Ok(done.map(|done| done.order.detail))
+    }
+
+    #[test]
+    fn limits_keep_their_order_their_range_and_their_hysteresis() {
+        let mut guard = Guard::new(settings(0.5, Some(2.0)));
+        let order = Refusal::Order { warning_m: 2.0, alarm_m: 2.5 };
+        assert_eq!(limit(&mut guard, Limit::AlarmM, 2.5), Err(order));
+        assert_eq!(limit(&mut guard, Limit::WarningM, 3.0).unwrap().unwrap(), "warning_m 2 -> 3");
+        assert_eq!(limit(&mut guard, Limit::AlarmM, 2.5).unwrap().unwrap(), "alarm_m 0.5 -> 2.5");
+        assert_eq!(limit(&mut guard, Limit::AlarmM, 2.5), Ok(None), "so already");
+        for bad in [0.0, 0.049, 100.1, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(limit(&mut guard, Limit::AlarmM, bad), Err(Refusal::LimitRange), "{bad}");
+        }
+        let RuleKind::Proximity(present) = &guard.settings().kind;
+        assert_eq!((present.alarm_m, present.leave_alarm_m), (2.5, 2.8));
+        assert_eq!((present.warning_m, present.leave_warning_m), (Some(3.0), Some(3.3)));
+        assert_eq!(guard.configured().limits_m(), (Some(2.0), 0.5));
+
+        let mut without = Guard::new(settings(0.5, None));
+        assert_eq!(limit(&mut without, Limit::WarningM, 3.0), Err(Refusal::NoLimit(Limit::WarningM)));
+    }
+
+    #[test]
+    fn a_set_limit_lasts_until_the_configuration_changes_what_it_replaced() {
+        let mut guard = Guard::new(settings(0.5, Some(2.0)));
+        limit(&mut guard, Limit::AlarmM, 0.8).unwrap();
+        let restored = |settings| Guard::restore(settings, guard.memory(), at(0)).settings().limits_m();
+        assert_eq!(restored(settings(0.5, Some(2.0))), (Some(2.0), 0.8));
+        assert_eq!(restored(settings(0.5, Some(1.5))), (Some(1.5), 0.8), "another value was changed");
+        assert_eq!(restored(settings(0.6, Some(2.0))), (Some(2.0), 0.6), "the configuration wins");
+        assert_eq!(restored(settings(0.5, Some(0.7))), (Some(0.7), 0.5), "they do not fit together");
+
+        limit(&mut guard, Limit::AlarmM, 0.5).unwrap();
+        assert_eq!(guard.memory().limits, BTreeMap::new(), "set back");
+    }
+
+    #[test]
+    fn shelving_has_an_end_that_no_restart_moves() {
+        let mut guard = Guard::new(settings(0.5, None));
+        let shelve = |guard: &mut Guard, s| {
+            guard.obey(at(0), Order::Shelve(Duration::from_secs(s)), "ann", Via::Socket)
+        };
+        let refused = Err(Refusal::ShelveTime(Duration::from_secs(3600)));
+        assert_eq!(shelve(&mut guard, 0), refused);
+        assert_eq!(shelve(&mut guard, 3601), refused);
+        assert!(shelve(&mut guard, 60).unwrap().is_some());
+        assert_eq!(guard.tick(at(59), None, None), None);
+        let shelved = State::Disarmed("shelved by ann until 1970-01-01T00:01:00.000Z".into());
+        assert_eq!(guard.state(), shelved);
+
+        let mut again = Guard::restore(settings(0.5, None), guard.memory(), at(59));
+        again.tick(at(59), None, None);
+        assert_eq!(again.state(), shelved);
+        let ended = again.tick(at(60), None, None).unwrap();
+        assert_eq!((ended.what, ended.order.via), (Happening::Unshelved, Via::Timer));
+        assert_eq!(again.state(), State::Unknown(Reason::Rearmed));
+
+        // A clock that has begun anew would make it last for ever.
+        let mut far = guard.memory();
+        far.shelf.as_mut().unwrap().until = at(1_000_000).mono;
+        let mut far = Guard::restore(settings(0.5, None), far, at(5));
+        assert!(far.tick(at(5), None, None).is_some());
+    }
+
+    #[test]
+    fn what_is_shown_while_disarmed_is_nobodys_alarm() {
+        let mut guard = Guard::new(settings(0.5, None));
+        let docked = || Some("trailer docked".to_owned());
+        let too_near = Verdict::Evidence { raise: Level::TooNear, hold: Level::TooNear };
+        // The condition has just changed, and the picture of this moment shows a thing that is too near.
+        guard.arm(docked());
+        guard.observe(at(1).mono, at(1).mono, too_near);
+        guard.tick(at(1), None, docked());
+        guard.tick(at(1), None, None);
+        assert_eq!((guard.held(), guard.alarms()), (None, 0));
+        guard.observe(at(2).mono, at(2).mono, too_near);
+        assert_eq!((guard.state(), guard.alarms()), (State::Alarm, 1));
+        assert_eq!(
+            guard.obey(at(2), Order::Unshelve, "ann", Via::Socket),
+            Err(Refusal::NotShelved),
+            "nothing to end"
+        );
+    }
+}

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use standoff::cli::demo_rtsp::{RtspServer, RtspServerOptions};
 
-use super::site::{Got, Mosquitto, Standoff, Subscriber, dock, dock_config, free_port, one_at_a_time};
+use super::site::{
+    Deadline, Got, Mosquitto, Standoff, Subscriber, dock, dock_config, free_port, one_at_a_time,
+};
 
 const RULE: &str = "forklift_near_edge";
 const TOPIC: &str = "standoff/e2e/camera/dock/alarm/forklift_near_edge";
@@ -41,6 +43,19 @@ fn is_event(got: &Got, event_type: &str) -> bool {
     got.topic.starts_with(TOPIC)
         && (got.topic.ends_with("/event") || got.topic.ends_with("/late"))
         && got.json()["event_type"] == event_type
+}
+
+/// `standoff alarm list`, once the daemon has loaded its model and answers.
+fn list(daemon: &Standoff) -> String {
+    let deadline = Deadline::after(START_S);
+    loop {
+        let (code, table, errors) = daemon.alarm(&["list"]);
+        if code == 0 {
+            return table;
+        }
+        assert!(deadline.left().is_some(), "{errors}");
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
 }
 
 #[test]
@@ -89,7 +104,7 @@ fn a_latched_alarm_outlives_the_camera_and_the_daemon_until_somebody_has_seen_it
     );
 
     daemon.wait_log("it is retained", 10.0);
-    let (_, table, _) = daemon.alarm(&["list"]);
+    let table = list(&daemon);
     assert!(table.contains("latched, not acknowledged"), "{table}");
 
     // By hand, on the machine. Without a picture that shows calm it stays.
@@ -149,8 +164,7 @@ fn nobody_commands_over_mqtt_unless_it_is_allowed_and_a_switch_outlives_the_daem
     subscriber.wait("it went through the broker", 10.0, |got| got.topic.ends_with("/shelve/set"));
 
     // `list` is answered after whatever came before it.
-    let (code, table, errors) = daemon.alarm(&["list"]);
-    assert_eq!(code, 0, "{errors}");
+    let table = list(&daemon);
     assert!(table.contains("unknown") && !table.contains("disarmed"), "{table}");
 
     let (code, _, errors) = daemon.alarm(&["disarm", "dock", RULE, "--by", "ann"]);
@@ -162,6 +176,7 @@ fn nobody_commands_over_mqtt_unless_it_is_allowed_and_a_switch_outlives_the_daem
     daemon.run_again();
     let again = wait(&mut subscriber, "still switched off", START_S, |json| json["state"] == "disarmed");
     assert!(again["reason"].as_str().unwrap().starts_with("switched off by ann (uid "), "{again}");
+    list(&daemon);
     let (code, _, errors) = daemon.alarm(&["arm", "dock", RULE]);
     assert_eq!(code, 0, "{errors}");
     wait(&mut subscriber, "switched on", 10.0, |json| json["state"] == "unknown" && json["armed"] == true);
