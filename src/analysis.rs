@@ -958,8 +958,10 @@ mod tests {
         let cameras = vec![setup];
         let fresh = [camera()].into();
         let output = after.reconfigure(at(300), Reconfigure { cameras, fresh, heads: vec![] });
-        assert_eq!(told(&output), []);
-        assert_eq!(states(&after.tick(at(300), &calm)), [State::Alarm]);
+        assert_eq!((states(&output).last(), told(&output)), (Some(&State::Alarm), vec![]));
+        after.tick(at(300), &calm);
+        let list = Command::new(Action::List, "", command::Via::Socket);
+        assert_eq!(after.obey(at(300), &list, &calm).1.unwrap()[0].state, State::Alarm);
     }
 
     #[test]

@@ -492,7 +492,7 @@ mod tests {
             let mut disarmed = false;
             for step in steps {
                 now_ms += step.wait_ms;
-                let before = latch.state();
+                let mut before = latch.state();
                 let captured_ms = now_ms + 200 - step.behind_ms;
                 match step.what {
                     What::See(verdict) => {
@@ -503,7 +503,9 @@ mod tests {
                         }
                         if let (true, Verdict::Evidence { raise, hold }) = (counts && now_ms - captured_ms <= 1000, verdict) {
                             if run.last().is_some_and(|(last, ..)| captured_ms - last > 1000) {
+                                // Nobody looked while it was unknown.
                                 run.clear();
+                                before = State::Unknown(Reason::Stale);
                             }
                             run.push((captured_ms, raise, hold));
                             if raise == Level::TooNear && !disarmed {

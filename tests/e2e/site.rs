@@ -271,20 +271,9 @@ impl Standoff {
         child
     }
 
-    /// SIGKILL, as a crash or a power cut ends it.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
     /// After [`Standoff::kill`]: starts it with what it left behind.
     pub fn run_again(&mut self) {
         self.child = Self::spawn(self.folder.path(), &self.variables, &self.log);
-    }
-
-    /// Its folder of what it keeps.
-    pub fn state_dir(&self) -> PathBuf {
-        self.folder.path().join("state")
     }
 
     /// `standoff alarm` with these arguments: exit code, output, errors.
