@@ -53,7 +53,7 @@ pub enum TlsError {
         error: String,
     },
     /// A file has no key.
-    #[error("'{}' has no private key in PEM form without a passphrase (-----BEGIN PRIVATE KEY-----)", .0.display())]
+    #[error("'{}' has no private key in PEM form that needs no passphrase", .0.display())]
     NoKey(PathBuf),
     /// Certificate and key are of no use together.
     #[error("certificate '{}' and key '{}' do not belong together: {error}", cert.display(), key.display())]
