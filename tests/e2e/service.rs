@@ -161,9 +161,9 @@ fn a_reload_leaves_the_other_cameras_alone_and_a_bad_one_changes_nothing() {
         Standoff::run(&site(broker.port, &[kept.clone(), changed, camera("removed", url(2), "0.5")]));
     for name in ["kept", "changed", "removed"] {
         subscriber.wait(&format!("{name} is known"), START_S, |got| {
-            got.topic.contains(&format!("/camera/{name}/alarm/")) && got.topic.ends_with("edge") && {
-                got.json()["state"] != "unknown"
-            }
+            got.topic.contains(&format!("/camera/{name}/alarm/"))
+                && got.topic.ends_with("/forklift_near_edge")
+                && { got.json()["state"] != "unknown" }
         });
     }
 
@@ -176,7 +176,7 @@ fn a_reload_leaves_the_other_cameras_alone_and_a_bad_one_changes_nothing() {
     assert!(line.contains("added: added; removed: removed; changed: changed; as before: 1"), "{line}");
     let removed = "standoff/e2e/camera/removed/";
     subscriber.wait("the removed camera's rule is taken back", 20.0, |got| {
-        got.topic.starts_with(removed) && got.topic.ends_with("edge") && got.text.is_empty()
+        got.topic.starts_with(removed) && got.topic.ends_with("/forklift_near_edge") && got.text.is_empty()
     });
     subscriber.wait("its availability too", 20.0, |got| {
         got.topic == format!("{removed}availability") && got.text.is_empty()
@@ -192,9 +192,9 @@ fn a_reload_leaves_the_other_cameras_alone_and_a_bad_one_changes_nothing() {
     assert_eq!(words.last().map(String::as_str), Some("unknown"), "{words:?}");
     for name in ["changed", "added"] {
         subscriber.wait(&format!("{name} is known again"), START_S, |got| {
-            got.topic.contains(&format!("/camera/{name}/alarm/")) && got.topic.ends_with("edge") && {
-                got.json()["state"] != "unknown" && (name == "added" || got.json()["alarm_m"] == 0.6)
-            }
+            got.topic.contains(&format!("/camera/{name}/alarm/"))
+                && got.topic.ends_with("/forklift_near_edge")
+                && { got.json()["state"] != "unknown" && (name == "added" || got.json()["alarm_m"] == 0.6) }
         });
     }
     assert!(states(&subscriber, "changed").contains(&"unknown".to_owned()), "its old state counts no more");
@@ -251,7 +251,7 @@ fn states(subscriber: &Subscriber, camera: &str) -> Vec<String> {
     let topic = format!("/camera/{camera}/alarm/");
     let said = subscriber.heard.iter().filter(|got| {
         got.topic.contains(&topic)
-            && (got.topic.ends_with("edge") || got.topic.ends_with("/event"))
+            && (got.topic.ends_with("/forklift_near_edge") || got.topic.ends_with("/event"))
             && !got.text.is_empty()
     });
     said.map(|got| got.json()["state"].as_str().unwrap().to_owned()).collect()
