@@ -93,7 +93,7 @@ impl CameraRun {
 
     /// Takes back all that was said about a camera that is not in the configuration any more.
     fn be_forgotten(self, id: CameraId, now: Now, output: &mut Output) {
-        let rules = self.rules.iter().map(|rule| Gone::Rule(rule.status(&id, now.utc)));
+        let rules = self.rules.iter().map(|rule| Gone::Rule(Box::new(rule.status(&id, now.utc))));
         let pairs = self.setup.site.pairs.iter().map(|pair| Gone::Pair(id.clone(), pair.id.clone()));
         output.statements.extend(rules.chain(pairs).map(Statement::Gone));
         output.statements.push(Statement::Gone(Gone::Camera(id)));
@@ -132,7 +132,7 @@ impl CameraRun {
         }
         for mut rule in before {
             rule.end(&id, now, output);
-            output.statements.push(Statement::Gone(Gone::Rule(rule.status(&id, now.utc))));
+            output.statements.push(Statement::Gone(Gone::Rule(Box::new(rule.status(&id, now.utc)))));
         }
         for pair in &old.site.pairs {
             if self.setup.site.pairs.iter().all(|known| known.id != pair.id) {

@@ -77,7 +77,7 @@ pub enum Statement {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Gone {
     /// A rule, with its last words: unknown.
-    Rule(RuleStatus),
+    Rule(Box<RuleStatus>),
     /// A camera.
     Camera(CameraId),
     /// A pair.
@@ -99,9 +99,8 @@ enum Subject {
 impl Statement {
     fn subject(&self) -> Subject {
         match self {
-            Self::Rule(status) | Self::Gone(Gone::Rule(status)) => {
-                Subject::Rule(status.camera.clone(), status.rule.clone())
-            }
+            Self::Rule(status) => Subject::Rule(status.camera.clone(), status.rule.clone()),
+            Self::Gone(Gone::Rule(status)) => Subject::Rule(status.camera.clone(), status.rule.clone()),
             Self::Camera(status) => Subject::Camera(status.camera.clone()),
             Self::Gone(Gone::Camera(id)) => Subject::Camera(id.clone()),
             Self::Gone(Gone::Pair(camera, pair)) => Subject::Pair(camera.clone(), pair.clone()),
