@@ -14,8 +14,8 @@ use standoff::publish::message::{self, Message};
 use standoff::types::command::{Deed, Ordered, Via};
 use standoff::types::{
     CameraId, CameraState, CameraStatus, ClassName, DaemonStatus, Distance, DistanceKind, Evidence,
-    Happening, Held, Monitor, NodeId, PairId, PairStatus, Reading, Reason, Report, RuleId, RuleStatus,
-    StageTimes, State, Transition, ViewStatus,
+    Happening, Held, Monitor, NodeId, PairId, PairStatus, ProofReport, ProofStage, Reading, Reason, Report,
+    RuleId, RuleStatus, StageTimes, State, Transition, ViewStatus,
 };
 
 /// Example and schema of each section of the page.
@@ -116,7 +116,10 @@ fn json(message: &Message) -> Value {
 fn the_page_has_an_example_for_every_schema() {
     let page = page();
     let titles: Vec<&str> = page.keys().map(String::as_str).collect();
-    assert_eq!(titles, ["alarm", "availability", "daemon", "event", "health", "pair", "setting"]);
+    assert_eq!(
+        titles,
+        ["alarm", "audit", "availability", "daemon", "event", "health", "pair", "proof_test", "setting"]
+    );
     for (example, schema) in page.values() {
         check(schema, example);
     }
@@ -284,6 +287,23 @@ fn availability_is_plain_text() {
             assert!(message.retain && message.qos == 1);
         }
     }
+}
+
+#[test]
+fn what_the_daemon_reports_is_as_the_page_says() {
+    let page = page();
+    let ts = UtcMillis(1_795_300_005_321);
+    for stage in [ProofStage::Injected, ProofStage::Inferred, ProofStage::Alarmed, ProofStage::Acknowledged] {
+        let ok = stage == ProofStage::Acknowledged;
+        let reason = (!ok).then(|| "the broker has not acknowledged".to_owned());
+        let report = Report::Proof(ProofReport { ok, stage, reason, took_ms: 400, ts });
+        let message = message::report(&node(), &report);
+        assert_eq!((message.topic.as_str(), message.retain), ("standoff/n/proof_test", true));
+        check(&page["proof_test"].1, &json(&message));
+    }
+    let message = message::report(&node(), &Report::Audit { n: 7, hash: "0a".repeat(32), ts });
+    assert_eq!((message.topic.as_str(), message.retain), ("standoff/n/audit", true));
+    check(&page["audit"].1, &json(&message));
 }
 
 #[test]

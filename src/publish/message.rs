@@ -265,13 +265,13 @@ pub fn event(node: &NodeId, transition: &Transition, late: bool) -> Message {
 pub fn report(node: &NodeId, report: &Report) -> Message {
     let (topic, payload) = match report {
         Report::Audit { n, hash, ts } => {
-            let json = json!({"v": VERSION, "node": node, "ts": ts.to_string(), "n": n, "hash": hash});
+            let json = json!({"v": VERSION, "ts": ts, "node": node, "n": n, "hash": hash});
             ("audit", json.to_string())
         }
         Report::Proof(proof) => {
             let ProofReport { ok, stage, reason, took_ms, ts } = proof;
             let json = json!({
-                "v": VERSION, "node": node, "ts": ts.to_string(), "ok": ok, "stage": stage, "reason": reason,
+                "v": VERSION, "ts": ts, "node": node, "ok": ok, "stage": stage, "reason": reason,
                 "took_ms": took_ms,
             });
             ("proof_test", json.to_string())
