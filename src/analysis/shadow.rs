@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Analysis, CameraSetup, Surroundings};
 use crate::clock::Now;
 use crate::heads::Head;
-use crate::types::{CameraId, Features, ProofProgress, ProofStage, Reading, State, Transition};
+use crate::types::{CameraId, Distance, Features, ProofProgress, ProofStage, Reading, State, Transition};
 
 /// The shadow camera.
 pub struct Shadow {
@@ -41,12 +41,15 @@ impl Shadow {
         let alarm = output.transitions.into_iter().find(|event| event.status.state == State::Alarm);
         if alarm.is_none() {
             let measured = output.snapshot.and_then(|snapshot| {
+                let state = snapshot.rules.first().map(|rule| rule.state.clone());
                 snapshot.metric.pairs.into_iter().next().map(|pair| match pair.reading {
                     Reading::Absent => "the forklift was not seen".to_owned(),
-                    Reading::Measured(distance) => format!(
-                        "measured {:.2} m ({:.2} to {:.2}), which is no alarm",
-                        distance.nearest_m, distance.lower_m, distance.upper_m
-                    ),
+                    Reading::Measured(distance) => {
+                        let Distance { nearest_m, lower_m, upper_m, .. } = distance;
+                        let reason = state.as_ref().and_then(State::reason).unwrap_or_default();
+                        let word = state.as_ref().map_or("nothing", State::word);
+                        format!("{nearest_m:.2} m ({lower_m:.2} to {upper_m:.2}) became '{word}' {reason}")
+                    }
                     Reading::Unavailable(reason) => format!("there was no distance: {reason}"),
                 })
             });

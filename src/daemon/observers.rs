@@ -63,7 +63,8 @@ impl Observers {
         if config.model.recorded.is_some() {
             return None;
         }
-        match proof_test::prepare() {
+        let stale_after = config.cameras.iter().map(|camera| camera.stale_after).max()?;
+        match proof_test::prepare(stale_after) {
             Ok((proof, shadow)) => {
                 let _guard = runtime.enter();
                 let (slots, outbox) = (slots.clone(), self.outbox.clone());
