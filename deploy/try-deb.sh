@@ -52,9 +52,9 @@ inside() {
 inside update-ca-certificates >>"$fresh.log" 2>&1
 
 echo "try-deb: apt-get install"
-cp "$package" "$fresh/root/standoff.deb"
+cp "$package" "$fresh/opt/standoff.deb"
 inside apt-get update -q >>"$fresh.log" 2>&1 || echo "try-deb: warning: apt-get update failed, see $fresh.log"
-inside apt-get install -q -y --no-install-recommends /root/standoff.deb >>"$fresh.log" 2>&1 ||
+inside apt-get install -q -y --no-install-recommends /opt/standoff.deb >>"$fresh.log" 2>&1 ||
     fail "apt-get could not install the package: see $fresh.log"
 
 inside standoff --version
@@ -75,8 +75,8 @@ awk -v level="$level" 'BEGIN { exit !(level != "" && level <= 2.0) }' || fail "e
 
 if [ -n "${MODEL:-}" ]; then
     echo "try-deb: deploy/install.sh"
-    cp "$repository/deploy/install.sh" "$fresh/root/"
-    inside bash /root/install.sh /root/standoff.deb >>"$fresh.log" 2>&1 || fail "install.sh failed: see $fresh.log"
+    cp "$repository/deploy/install.sh" "$fresh/opt/"
+    inside bash /opt/install.sh /opt/standoff.deb >>"$fresh.log" 2>&1 || fail "install.sh failed: see $fresh.log"
     inside runuser -u standoff -- env STANDOFF_HOME=/var/lib/standoff standoff model list
 fi
 
