@@ -150,13 +150,10 @@ fn row(status: &RuleStatus) -> [String; 8] {
         Evidence::Fresh => "fresh".to_owned(),
         Evidence::None(reason) => format!("none: {reason}"),
     };
-    let held = match &status.held {
-        Some(held) => Some(match &held.acknowledged {
-            Some(deed) => format!("latched, acknowledged by {} at {}", deed.by, deed.at),
-            None => "latched, not acknowledged".to_owned(),
-        }),
-        None => None,
-    };
+    let held = status.held.as_ref().map(|held| match &held.acknowledged {
+        Some(deed) => format!("latched, acknowledged by {} at {}", deed.by, deed.at),
+        None => "latched, not acknowledged".to_owned(),
+    });
     let notes: Vec<String> = status.state.reason().into_iter().chain(held).collect();
     [
         status.camera.to_string(),

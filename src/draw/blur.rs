@@ -154,7 +154,9 @@ mod tests {
         let person = ClassName::new("person").unwrap();
         let things = [thing("person", vec![true; 20])];
         let stripes = |flip: u32| {
-            RgbImage::from_fn(640, 360, |x, _| Rgb(if (x + flip) % 2 == 0 { [255; 3] } else { [0; 3] }))
+            RgbImage::from_fn(640, 360, |x, _| {
+                Rgb(if (x + flip).is_multiple_of(2) { [255; 3] } else { [0; 3] })
+            })
         };
         let (mut a, mut b) = (stripes(0), stripes(1));
         blur(&mut a, &things, &TRANSFORM, std::slice::from_ref(&person));
