@@ -522,6 +522,48 @@ fn the_clips_themselves_are_no_fault() {
     }
 }
 
+/// Writes docs/images/view-faults.png: `cargo test --test view_faults -- --ignored`.
+#[test]
+#[ignore = "draws the picture of docs/view-health.md"]
+fn the_picture_of_the_page() {
+    let reel = &reels()[0];
+    let clock = Clock { width: 0.25, height: 0.06, right: false, bottom: false };
+    let side = Cover { side: 0, share: 0.9, level: 120.0, slope: 25.0, stripes: false };
+    let mut frames = vec![];
+    let mut dice = Dice::new(7);
+    for (caption, draw) in [
+        ("as commissioned", None),
+        ("clock: frozen picture, living clock", Some(Kind::FrozenUnderAClock)),
+        ("dark", Some(Kind::Black)),
+        ("covered", Some(Kind::Covered)),
+        ("blurred", Some(Kind::Blurred)),
+        ("washed out", Some(Kind::WashedOut)),
+    ] {
+        let mut picture = reel.pictures[120].clone();
+        match draw {
+            None => {}
+            Some(Kind::Frozen | Kind::FrozenUnderAClock) => picture.clock(&clock, 7),
+            Some(Kind::Black) => picture.light(0.05),
+            Some(Kind::Covered) => picture.cover(&side),
+            Some(Kind::Blurred) => picture.blur(0.015 * picture.width as f64),
+            Some(Kind::WashedOut) => picture.veil(0.7),
+        }
+        picture.noise(0.7, &mut dice);
+        let grey = image::RgbImage::from_fn(picture.width as u32, picture.height as u32, |x, y| {
+            let code = picture.data[y as usize * picture.width + x as usize];
+            image::Rgb([((f32::from(code) - 16.0) * 255.0 / 219.0).clamp(0.0, 255.0) as u8; 3])
+        });
+        frames.push((grey, caption.to_owned()));
+    }
+    let page = standoff::draw::contact_sheet(&frames, &[]);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images/view-faults.png");
+    standoff::draw::save(
+        &image::imageops::resize(&page, 960, page.height() / 2, image::imageops::FilterType::Triangle),
+        &file,
+    )
+    .unwrap();
+}
+
 /// What happens on a working day and is no fault.
 #[derive(Debug, Clone, Copy)]
 enum Ordinary {

@@ -31,7 +31,7 @@ const OVERLAY: f32 = 0.1;
 /// A camera that is never stiller than this share of living tiles can be told from a frozen one.
 const TELLS: f32 = 0.2;
 /// However lively the camera is, more living tiles than this share are no frozen picture.
-const LIVELY: f32 = 0.3;
+const LIVELY: f32 = 0.2;
 /// Without commissioning the first good pictures are the view's normal: so many, and over so long.
 const FIRST_PICTURES: (usize, Duration) = (10, Duration::from_secs(5));
 /// Nothing is learned from a picture that has lost this share of its detail.

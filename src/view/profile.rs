@@ -111,9 +111,9 @@ impl Profile {
     }
 
     /// Below which share of living tiles a picture counts as the one before; none where a frozen picture
-    /// cannot be told from a still one.
+    /// cannot be told from a still one. A third of the stillest: something large and smooth may park in the view.
     pub fn frozen_below(&self) -> Option<f32> {
-        (self.stillest >= TELLS).then(|| (self.stillest / 2.0).clamp(OVERLAY, LIVELY))
+        (self.stillest >= TELLS).then(|| (self.stillest / 3.0).clamp(OVERLAY, LIVELY))
     }
 
     /// Tiles with enough detail to be missed, and how many there must be for a covered or blurred view to be noticed.
