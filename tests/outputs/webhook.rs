@@ -7,9 +7,12 @@ use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use standoff::publish::webhook::{self, NAME, REJECTED_MAX, WebhookSettings};
 use standoff::types::{NodeId, Secret};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -179,4 +182,69 @@ async fn what_waits_at_the_stop_is_sent_and_what_cannot_be_waits_on() {
     let sink = Sink::start(outbox, &settings(address));
     sink.arrived().await;
     assert_eq!(hooks.seqs(), (1..=7).collect::<Vec<_>>());
+}
+
+/// A server by TLS that answers every request with 204, for one request a connection.
+async fn encrypted(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> SocketAddr {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = rumqttc::tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(socket).await else { continue };
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.ends_with(b"}") {
+                match stream.read(&mut buffer).await {
+                    Ok(count @ 1..) => request.extend(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_encrypted_server_is_checked_by_the_named_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    let authority = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (pem, Issuer::new(params, key))
+    };
+    let ((ours, issuer), (theirs, _)) = (authority("ours"), authority("theirs"));
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = server.signed_by(&key, &issuer).unwrap();
+    let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let address = encrypted(vec![certificate.der().clone()], private).await;
+    let settings = WebhookSettings {
+        url: Secret::new(format!("https://{address}/hook")),
+        token: None,
+        ca_file: Some(ca_file.clone()),
+    };
+    let outbox = Arc::new(Outbox::default());
+    let before = outbox.waiting();
+    std::fs::write(&ca_file, theirs).unwrap();
+    let mut wrong = Sink::start(outbox.clone(), &settings);
+    push(&outbox, 1);
+    wrong.shutdown.send_replace(true);
+    timeout(Duration::from_secs(5), &mut wrong.task).await.expect("ends in time").unwrap();
+    assert_eq!(outbox.waiting(), before + 1, "nothing goes to a server of another authority");
+    std::fs::write(&ca_file, ours).unwrap();
+    Sink::start(outbox, &settings).arrived().await;
 }
