@@ -17,10 +17,12 @@ mod ingest;
 mod observe;
 #[cfg(feature = "demo")]
 #[path = "e2e/rtsp.rs"]
+#[allow(dead_code, reason = "other test binaries use the rest")]
 mod rtsp;
 #[cfg(feature = "demo")]
 #[path = "e2e/service.rs"]
 mod service;
 #[cfg(feature = "demo")]
 #[path = "e2e/site.rs"]
+#[allow(dead_code, reason = "other test binaries use the rest")]
 mod site;
