@@ -26,3 +26,6 @@ mod service;
 #[path = "e2e/site.rs"]
 #[allow(dead_code, reason = "other test binaries use the rest")]
 mod site;
+#[cfg(feature = "demo")]
+#[path = "e2e/soak.rs"]
+mod soak;

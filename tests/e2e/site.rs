@@ -357,6 +357,11 @@ os.waitpid(tid, WALL)  # its end: a thread that nobody buries keeps its process 
         (self.wait(seconds), self.log())
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(signal).arg(pid).status().unwrap().success());
@@ -420,8 +425,8 @@ pub fn dock(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dock-demo").join(name)
 }
 
-/// The dock's configuration with another camera URL and broker.
-pub fn dock_config(url: &str, mqtt_port: u16) -> String {
+/// What a camera of the dock has beside its address: calibration, edge and pair, indented for `cameras:`.
+pub fn dock_site() -> String {
     let points: Value = serde_json::from_str(&std::fs::read_to_string(dock("scene.json")).unwrap()).unwrap();
     let points: Vec<String> = points["calibration_points"]
         .as_array()
@@ -430,12 +435,7 @@ pub fn dock_config(url: &str, mqtt_port: u16) -> String {
         .map(|point| format!("        - {{pixel: {}, floor_m: {}}}", point["pixel"], point["floor_m"]))
         .collect();
     format!(
-        "node: e2e
-mqtt: {{host: 127.0.0.1, port: {mqtt_port}, keep_alive: 5s}}
-cameras:
-  dock:
-    url: {url}
-    calibration:
+        "    calibration:
       size: 640x360
       hfov_deg: 70
       points:
@@ -444,9 +444,36 @@ cameras:
       dock_edge: {{line_m: [[-21, 0], [13, 0]]}}
     pairs:
       forklift_edge: {{from: forklift, to: dock_edge}}
-    rules:
-      forklift_near_edge: {{pair: forklift_edge, warning_m: 2.0, alarm_m: 0.5, clear_after: 500ms}}
 ",
         points.join("\n")
     )
+}
+
+/// The dock's configuration with another camera URL and broker.
+pub fn dock_config(url: &str, mqtt_port: u16) -> String {
+    format!(
+        "node: e2e
+mqtt: {{host: 127.0.0.1, port: {mqtt_port}, keep_alive: 5s}}
+cameras:
+  dock:
+    url: {url}
+{}    rules:
+      forklift_near_edge: {{pair: forklift_edge, warning_m: 2.0, alarm_m: 0.5, clear_after: 500ms}}
+",
+        dock_site()
+    )
+}
+
+/// Records what the model says of the dock clip at these seconds (`"2,22"`), for `model.recorded`.
+pub fn record(file: &Path, at: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_standoff"))
+        .arg("bench")
+        .arg(dock("video.mp4"))
+        .arg("--config")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/dock-demo.yaml"))
+        .args(["--at", at, "--record"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
