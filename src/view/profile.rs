@@ -262,3 +262,95 @@ impl Commission {
         stillest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test::{Noise, frame, grey};
+    use super::super::{View, ViewSettings};
+    use super::*;
+    use crate::types::{Monitor, Trust};
+
+    const AFTER: Duration = Duration::from_secs(2);
+
+    fn texture(x: u32, y: u32) -> u8 {
+        60 + ((x / 4 * 37 + y / 4 * 91) % 100) as u8
+    }
+
+    fn at(mut picture: Frame, ms: u64) -> Frame {
+        picture.captured = Timestamp::from_nanos(ms * 1_000_000);
+        picture
+    }
+
+    fn commissioned(make: impl Fn(u64) -> Frame) -> Result<Profile, Refusal> {
+        let mut commission = Commission::new(AFTER);
+        for ms in (0..10_000).step_by(100) {
+            commission.look(&at(make(ms), ms));
+        }
+        commission.finish()
+    }
+
+    fn noisy(ms: u64) -> Frame {
+        let mut picture = frame(160, 90, texture);
+        Noise::new(ms + 1).add(&mut picture, 1.5);
+        picture
+    }
+
+    #[test]
+    fn what_cannot_be_commissioned_says_why() {
+        assert!(matches!(Commission::new(AFTER).finish(), Err(Refusal::TooFew { pictures: 0, .. })));
+        assert_eq!(commissioned(|_| frame(160, 90, texture)).unwrap_err(), Refusal::Frozen);
+        let dark = commissioned(|_| grey(160, 90, 18)).unwrap_err();
+        assert!(matches!(dark, Refusal::Unusable { reason: Reason::Dark, .. }), "{dark}");
+        let sizes = commissioned(|ms| if ms < 5000 { noisy(ms) } else { frame(320, 180, texture) });
+        assert_eq!(sizes.unwrap_err(), Refusal::Sizes);
+    }
+
+    #[test]
+    fn a_profile_survives_its_file_and_a_damaged_one_is_refused() {
+        let profile = commissioned(noisy).unwrap();
+        assert!(profile.frozen_below().is_some() && profile.detail_tiles().0 > 6, "{profile:?}");
+        let json = profile.json().unwrap();
+        let again = Profile::parse(&json).unwrap();
+        assert_eq!((again.size(), again.stillest), (profile.size(), profile.stillest));
+        for damaged in
+            [json.replace("\"v\":1", "\"v\":2"), json.replace("\"mean\":[", "\"mean\":[0.5,"), "{}".into()]
+        {
+            assert!(Profile::parse(&damaged).is_err());
+        }
+    }
+
+    #[test]
+    fn a_still_camera_is_commissioned_but_not_watched_for_freezing() {
+        let blinks = |ms: u64| {
+            frame(160, 90, |x, y| if x < 20 && y < 10 { (ms / 100 % 200) as u8 + 20 } else { texture(x, y) })
+        };
+        let profile = commissioned(blinks).unwrap();
+        assert_eq!(profile.frozen_below(), None, "{}", profile.stillest);
+    }
+
+    #[test]
+    fn only_a_commissioned_view_of_the_same_size_is_watched_for_freezing() {
+        let profile = std::sync::Arc::new(commissioned(noisy).unwrap());
+        for (profile, watched) in [(Some(profile), true), (None, false)] {
+            let mut view = View::new(ViewSettings::default(), profile);
+            for ms in (0..6000).step_by(100) {
+                assert_eq!(view.look(&at(noisy(ms), ms)), Trust::Trusted, "{ms}");
+            }
+            assert_eq!(view.status().frozen == Monitor::On, watched);
+            assert_eq!(view.status().detail, Monitor::On);
+            for ms in (6000..9000).step_by(100) {
+                view.look(&at(noisy(6000), ms));
+            }
+            assert_eq!(view.fault(), watched.then_some(Reason::Frozen));
+            for ms in (9000..14_000).step_by(100) {
+                view.look(&at(noisy(ms), ms));
+            }
+            assert_eq!(view.fault(), None);
+            view.look(&at(frame(320, 180, texture), 15_000));
+            assert_eq!(
+                (view.status().frozen, view.status().detail),
+                (Monitor::NotMonitored, Monitor::Learning)
+            );
+        }
+    }
+}
