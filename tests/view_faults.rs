@@ -524,6 +524,30 @@ fn the_clips_themselves_are_no_fault() {
     }
 }
 
+/// What a look at a picture costs: `cargo test --release --test view_faults cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn cost() {
+    for (width, height) in [(640, 360), (1920, 1080), (3840, 2160)] {
+        let mut dice = Dice::new(1);
+        let mut picture = Luma { width, height, data: vec![120; width * height] };
+        picture.noise(20.0, &mut dice);
+        let frames: Vec<Frame> = (0..50u64)
+            .map(|index| {
+                picture.data.rotate_right(7);
+                picture.frame(&camera(), index, Timestamp::from_nanos((index + 1) * 100_000_000))
+            })
+            .collect();
+        let mut view = standoff::view::View::new(ViewSettings::default(), None);
+        let began = clock::monotonic();
+        for frame in &frames {
+            view.look(frame);
+        }
+        let took = clock::monotonic().since(began).as_secs_f64() * 1000.0 / frames.len() as f64;
+        println!("{width} x {height}: {took:.2} ms a picture");
+    }
+}
+
 /// Writes docs/images/view-faults.png: `cargo test --test view_faults -- --ignored`.
 #[test]
 #[ignore = "draws the picture of docs/view-health.md"]
