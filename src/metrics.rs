@@ -116,6 +116,8 @@ pub struct Metrics {
     pub events_waiting: Labelled<Gauge>,
     /// Events that were lost. `sink`, `reason`
     pub events_dropped: Labelled<Counter>,
+    /// Repeats that were dropped, of events that the broker may have forgotten. `sink`
+    pub events_not_resent: Labelled<Counter>,
     /// Events sent to the `late` topic. `sink`
     pub events_late: Labelled<Counter>,
     /// Events sent once more, because the other side may have forgotten them. `sink`
@@ -256,6 +258,11 @@ impl Metrics {
                 "Events that wait for their acknowledgement",
             ),
             events_dropped: r.counter("events_dropped", &["sink", "reason"], "Events lost"),
+            events_not_resent: r.counter(
+                "events_not_resent",
+                &["sink"],
+                "Events not sent again for want of room",
+            ),
             events_late: r.counter("events_late", &["sink"], "Events sent to the late topic"),
             events_resent: r.counter("events_resent", &["sink"], "Events sent once more"),
             journal_bytes: r.plain(

@@ -394,10 +394,10 @@ impl Found {
         last_event
     }
 
-    /// Events that `mark` should still get and that are not there: damaged, or of another version.
+    /// Events that `mark` has never got and that are not there: damaged, or of another version.
     pub fn missing(&self, mark: &Mark) -> u64 {
         let Some(head) = &self.head else { return 0 };
-        let from = head.checked.max(mark.delivered + 1);
+        let from = head.checked.max(mark.arrived + 1);
         let there = self.events.iter().filter(|held| held.number >= from).count() as u64;
         head.next_number.saturating_sub(from).saturating_sub(there)
     }

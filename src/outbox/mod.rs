@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use self::journal::JournalError;
-use self::mark::Mark;
+use self::mark::{Loss, Mark};
 pub use self::writer::{OpenError, Writer};
 use crate::clock::{self, Stamp};
 use crate::metrics::METRICS;
@@ -401,8 +401,14 @@ impl Inner {
 
     fn lose(&mut self, number: u64, reason: &str) {
         for (name, mark) in &mut self.readers {
-            if mark.lose(number) {
-                METRICS.events_dropped.of(&[name, &reason]).inc();
+            match mark.lose(number) {
+                Loss::Nothing => {}
+                Loss::Repeat => {
+                    METRICS.events_not_resent.of(&[name]).inc();
+                }
+                Loss::Event => {
+                    METRICS.events_dropped.of(&[name, &reason]).inc();
+                }
             }
         }
         self.readers_changed = true;
