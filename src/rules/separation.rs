@@ -58,7 +58,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Takes one more; the oldest is forgotten when there are [`KEPT`].
+    /// Takes one more; the oldest is forgotten when there are `KEPT`.
     pub fn note(&mut self, latency: Duration) {
         if self.newest.len() == KEPT {
             self.newest.pop_front();
