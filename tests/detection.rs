@@ -8,10 +8,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(feature = "demo")]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "other test binaries use the rest")]
 #[path = "e2e/rtsp.rs"]
 mod rtsp;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "other test binaries use the rest")]
 #[path = "e2e/site.rs"]
 mod site;
 
@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rtsp::{Proxy, dock, serve};
-use site::{Deadline, Mosquitto, Standoff, Subscriber, dock_config, one_at_a_time};
+use site::{Deadline, Mosquitto, Standoff, Subscriber, dock_config, one_at_a_time, record};
 use standoff::cli::demo_rtsp::RtspServer;
 use standoff::clock::{self, Timestamp};
 
@@ -44,13 +44,7 @@ fn recorded() -> &'static Path {
     let (_, file) = FILE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("dock.safetensors");
-        let output = Command::new(env!("CARGO_BIN_EXE_standoff"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["bench", "--at", "0.5", "--record"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        record(&file, "0.5");
         (folder, file)
     });
     file

@@ -3,8 +3,6 @@
 
 // Clippy lets tests panic, but not the functions that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// What the end-to-end tests share is more than is needed here.
-#![allow(dead_code)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+#[allow(dead_code, reason = "other test binaries use the rest")]
 #[path = "e2e/site.rs"]
 mod site;
 

@@ -22,7 +22,7 @@
 
 #[path = "loss/line.rs"]
 mod line;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "other test binaries use the rest")]
 #[path = "e2e/site.rs"]
 mod site;
 
