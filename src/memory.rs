@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Now, Timestamp};
+use crate::metrics::METRICS;
 use crate::rules::Memory;
 use crate::rules::guard::forget_time;
 use crate::slot::Latest;
@@ -126,16 +127,10 @@ fn write(folder: &Path, boot: u128, rules: &Memory) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Writer {
     stop: Arc<AtomicBool>,
-    degraded: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Writer {
-    /// Whether what was said last is not on disk, because it could not be written.
-    pub fn is_degraded(&self) -> bool {
-        self.degraded.load(Ordering::Relaxed)
-    }
-
     /// Tells the thread to write what is left and to end; the thread, to be waited for. Call when the analysis has
     /// ended.
     pub fn stop(self) -> JoinHandle<()> {
@@ -146,8 +141,8 @@ impl Writer {
 
 /// Starts the thread that writes the newest memory into `folder`.
 pub fn spawn(folder: PathBuf, boot: u128, newest: Arc<Latest<Memory>>) -> io::Result<Writer> {
-    let (stop, degraded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (stopped, is_degraded) = (stop.clone(), degraded.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
     let thread = std::thread::Builder::new().name("memory".into()).spawn(move || {
         let mut unwritten: Option<Memory> = None;
         let mut trouble = Trouble::default();
@@ -161,7 +156,7 @@ pub fn spawn(folder: PathBuf, boot: u128, newest: Arc<Latest<Memory>>) -> io::Re
                     Ok(()) => unwritten = None,
                     Err(error) => trouble.report(clock::monotonic(), &folder, &error),
                 }
-                is_degraded.store(unwritten.is_some(), Ordering::Relaxed);
+                METRICS.memory_degraded.set(i64::from(unwritten.is_some()));
                 if unwritten.is_none() {
                     trouble.end();
                 }
@@ -171,7 +166,7 @@ pub fn spawn(folder: PathBuf, boot: u128, newest: Arc<Latest<Memory>>) -> io::Re
             }
         }
     })?;
-    Ok(Writer { stop, degraded, thread })
+    Ok(Writer { stop, thread })
 }
 
 /// Keeps a full disk from filling the log as well.
@@ -269,7 +264,6 @@ mod tests {
         let writer = spawn(folder.path().to_owned(), 7, newest.clone()).unwrap();
         newest.put(Memory::new());
         newest.put(memory());
-        assert!(!writer.is_degraded());
         writer.stop().join().unwrap();
         assert_eq!(load(folder.path(), 7, NOW), memory());
     }
@@ -288,9 +282,9 @@ mod tests {
                 std::thread::park_timeout(Duration::from_millis(10));
             }
         };
-        wait(&|| writer.is_degraded());
+        wait(&|| METRICS.memory_degraded.get() == 1);
         fs::create_dir(&missing).unwrap();
-        wait(&|| !writer.is_degraded());
+        wait(&|| METRICS.memory_degraded.get() == 0);
         assert_eq!(load(&missing, 7, NOW), memory());
         writer.stop().join().unwrap();
     }

@@ -149,6 +149,8 @@ pub struct Metrics {
     pub audit_dropped: Counter,
     /// 1 while the audit log cannot be written.
     pub audit_degraded: Gauge,
+    /// 1 while the states of the rules cannot be written, so that a restart would not find the newest.
+    pub memory_degraded: Gauge,
 
     /// Requests answered by the console. `route`, `status`
     pub requests: Labelled<Counter>,
@@ -310,6 +312,12 @@ impl Metrics {
                 "audit_degraded",
                 None,
                 "1 while no audit can be written",
+                Gauge::default(),
+            ),
+            memory_degraded: r.plain(
+                "memory_degraded",
+                None,
+                "1 while the states of the rules cannot be written",
                 Gauge::default(),
             ),
             requests: r.counter("console_requests", &["route", "status"], "Requests answered by the console"),

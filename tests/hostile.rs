@@ -8,16 +8,31 @@
 // Clippy lets tests panic, but not the functions that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use standoff::config::{Config, Surroundings};
+use standoff::console;
+use standoff::control;
 use standoff::geometry::calibration::{FloorPoint, calibrate};
 use standoff::geometry::camera::Lens;
+use standoff::heartbeat::Heart;
+use standoff::outbox::Outbox;
+use standoff::publish::command;
 use standoff::replay::truth::Truth;
+use standoff::types::NodeId;
+use standoff::types::command::{Action, Order, Refusal, channel};
+use standoff::view::Profile;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 
 /// What stands wherever a password may stand; no error may show it.
 const PASSWORD: &str = "hunter2-hunter2";
@@ -316,34 +331,245 @@ fn calibrations() {
     });
 }
 
+const JSON: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "null",
+    "-1",
+    "1e999",
+    "1e308",
+    "\"frame\":",
+    "18446744073709551616",
+    "\"objects\":",
+    "\\u0000",
+    "\"",
+    "\n",
+    "NaN",
+];
+
 #[test]
 fn truth_files() {
     let whole = include_str!("data/dock-demo/gt.jsonl");
     let corpus: Vec<String> = whole.lines().step_by(40).map(|line| format!("{line}\n{line}\n")).collect();
-    const JSON: &[&str] = &[
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        ":",
-        "null",
-        "-1",
-        "1e999",
-        "1e308",
-        "\"frame\":",
-        "18446744073709551616",
-        "\"objects\":",
-        "\\u0000",
-        "\"",
-        "\n",
-        "NaN",
-    ];
     run("truth files", texts(corpus, JSON), |text| {
         match Truth::parse(&text) {
             Ok(_) => {}
             Err(error) => assert!(error.to_string().len() < 2000, "a long error: {error}"),
         }
         Ok(())
+    });
+}
+
+#[test]
+fn mqtt_commands() {
+    let node = NodeId::new("north").unwrap();
+    let topics: Vec<String> = ["alarm_m", "warning_m", "armed", "acknowledge", "shelve", "unshelve", "x"]
+        .map(|setting| format!("standoff/north/camera/dock/alarm/edge/{setting}/set"))
+        .into();
+    let topic = prop_oneof![
+        8 => prop::sample::select(topics.clone()),
+        1 => texts(topics, &["/", "+", "#", "set", "north", "\u{0}"]),
+    ];
+    let payload = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..80),
+        "[0-9eE.+-]{0,12}[smhd]?".prop_map(String::into_bytes),
+        "\\PC{0,30}".prop_map(String::into_bytes),
+    ];
+    let taken = Cell::new(0u32);
+    run("MQTT commands", (topic, payload, any::<bool>()), |(topic, payload, retained)| match command::parse(
+        &node, &topic, &payload, retained,
+    ) {
+        Ok(_) if retained => Err("a retained command is from the past".to_owned()),
+        Ok(command) => {
+            taken.set(taken.get() + 1);
+            let plain = match command.action {
+                Action::Rule { order: Order::Limit(_, value), .. } => value.is_finite(),
+                Action::Rule { order: Order::Shelve(time), .. } => time > Duration::ZERO,
+                Action::Rule { .. } => true,
+                Action::List => false,
+            };
+            if plain { Ok(()) } else { Err(format!("{command:?}")) }
+        }
+        Err(why) if why.to_string().is_empty() => Err("refused without a word".to_owned()),
+        Err(_) => Ok(()),
+    });
+    assert!(taken.get() > 0, "nothing was ever a command");
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Says it all, then hears the other side out.
+fn exchange(mut stream: impl Read + Write, said_all: impl Fn(), request: &[u8]) -> Vec<u8> {
+    // It may hang up before it has heard everything.
+    let _ = stream.write_all(request);
+    said_all();
+    let mut answer = vec![];
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn control_requests() {
+    const WORDS: &[&str] = &[
+        "{",
+        "}",
+        "\"",
+        ",",
+        ":",
+        "\n",
+        "null",
+        "-1",
+        "1e999",
+        "18446744073709551616",
+        "[[[[",
+        "\"for_s\":",
+        "\"action\":\"list\"",
+        "\\ud800",
+        "\u{0}",
+    ];
+    let corpus = vec![
+        "{\"action\":\"list\"}\n".to_owned(),
+        "{\"by\":\"ann\",\"action\":\"ack\",\"camera\":\"dock\",\"rule\":\"edge\"}\n".to_owned(),
+        "{\"action\":\"shelve\",\"camera\":\"dock\",\"rule\":\"edge\",\"for_s\":60}\n".to_owned(),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(control::SOCKET);
+    let (_stop, stopped) = watch::channel(false);
+    let (sender, commands) = channel();
+    let runtime = runtime();
+    let _task = runtime.block_on(async { control::spawn(path.clone(), sender, stopped) }).unwrap();
+    std::thread::spawn(move || {
+        for command in commands {
+            let answer = match command.action {
+                Action::List => Ok(vec![]),
+                Action::Rule { camera, rule, .. } => Err(Refusal::NoRule(camera, rule)),
+            };
+            let _ = command.reply.unwrap().send(answer);
+        }
+    });
+    run("control requests", texts(corpus, WORDS), |request| {
+        let stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(HANG / 2)).unwrap();
+        let end = stream.try_clone().unwrap();
+        let answer = exchange(stream, || drop(end.shutdown(Shutdown::Write)), request.as_bytes());
+        // Without a whole line there is no question, and no answer.
+        let understood = serde_json::from_slice::<control::Reply>(&answer).is_ok();
+        let asked = request.len() < 4096 && request.contains('\n');
+        if understood || (answer.is_empty() && !asked) {
+            Ok(())
+        } else {
+            Err(format!("answered {:?}", String::from_utf8_lossy(&answer)))
+        }
+    });
+}
+
+#[test]
+fn http_requests() {
+    const WORDS: &[&str] = &[
+        "\r\n",
+        "\n",
+        "\r",
+        " ",
+        ":",
+        "GET ",
+        "POST ",
+        "HTTP/1.1",
+        "HTTP/1.0",
+        "HTTP/2.0",
+        "/metrics",
+        "/../",
+        "%00",
+        "%",
+        "?",
+        "#",
+        "host: ",
+        "content-length: 5\r\n",
+        "content-length: -1\r\n",
+        "transfer-encoding: chunked\r\n",
+        "ffffffffffffffff\r\n",
+        "0\r\n\r\n",
+        "expect: 100-continue\r\n",
+        "upgrade: h2c\r\n",
+        "connection: close\r\n",
+        "range: bytes=0-\r\n",
+        "\u{0}",
+        "é",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ];
+    let corpus: Vec<String> = ["/metrics", "/healthz", "/readyz", "/"]
+        .into_iter()
+        .flat_map(|path| {
+            [
+                format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: */*\r\n\r\n"),
+                format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nabcd"),
+            ]
+        })
+        .collect();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let wiring = console::Wiring {
+        heart: Arc::new(Heart::default()),
+        outbox: Arc::new(Outbox::default()),
+        backend: Arc::new(OnceLock::new()),
+    };
+    let (_stop, stopped) = watch::channel(false);
+    let runtime = runtime();
+    let entered = runtime.enter();
+    console::spawn(address, wiring, stopped);
+    drop(entered);
+    let ask = |request: &[u8], hangs_up: bool| {
+        let stream = loop {
+            // Refused until it listens.
+            if let Ok(stream) = TcpStream::connect(address) {
+                break stream;
+            }
+            std::thread::yield_now();
+        };
+        stream.set_read_timeout(Some(HANG / 2)).unwrap();
+        let end = stream.try_clone().unwrap();
+        // Whoever hangs up may go without an answer, but does not wait for more of the request.
+        let said_all = || {
+            if hangs_up {
+                let _ = end.shutdown(Shutdown::Write);
+            }
+        };
+        String::from_utf8_lossy(&exchange(stream, said_all, request)).into_owned()
+    };
+    let asked = Cell::new(0u32);
+    run("HTTP requests", texts(corpus, WORDS), |request| {
+        let answer = ask(request.as_bytes(), true);
+        if !answer.is_empty() && !answer.starts_with("HTTP/1.") {
+            return Err(format!("answered {answer:?}"));
+        }
+        asked.set(asked.get() + 1);
+        if asked.get() % 1000 == 1 {
+            let answer = ask(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", false);
+            if !answer.starts_with("HTTP/1.1 200 OK") || !answer.ends_with("# EOF\n") {
+                return Err(format!("a good request is answered with {answer:?}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn view_profiles() {
+    let tiles = ["0.4"; 24].join(",");
+    let whole = format!(
+        "{{\"v\":1,\"width\":640,\"height\":360,\"pictures\":600,\"seconds\":60.0,\"stillest\":0.9,\
+         \"brightness\":[0.1,0.4,0.9],\"spread\":0.8,\"mean\":[{tiles}],\"contrast\":[{tiles}],\"detail\":[{tiles}]}}"
+    );
+    assert!(Profile::parse(&whole).is_ok());
+    run("view profiles", texts(vec![whole], JSON), |text| {
+        let Ok(profile) = Profile::parse(&text) else { return Ok(()) };
+        match profile.frozen_below() {
+            Some(below) if !(0.0..=1.0).contains(&below) => Err(format!("frozen below {below}")),
+            _ => Ok(()),
+        }
     });
 }

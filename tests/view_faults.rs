@@ -2,7 +2,8 @@
 //! say so. Real pictures, drawn faults, no model: the heads are left out, the rest of the path is the daemon's.
 //!
 //! Short by default. The long form of docs/view-health.md, about ten minutes on two cores:
-//! `STANDOFF_LONG=1 cargo test --release --test view_faults -- --nocapture`. `STANDOFF_SEED=n` replays a run.
+//! `STANDOFF_LONG=1 cargo test --release --test view_faults -- --nocapture`. `STANDOFF_SEED=n` replays a run;
+//! `STANDOFF_EACH=1500 STANDOFF_FAULT=Covered` looks for what is rare.
 
 // Clippy lets tests panic, but not the functions that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -38,6 +39,12 @@ const HELD_S: f64 = 40.0;
 
 fn long() -> bool {
     std::env::var_os("STANDOFF_LONG").is_some()
+}
+
+/// How many of each kind.
+fn each(long_form: usize, short_form: usize) -> usize {
+    let given = std::env::var("STANDOFF_EACH").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or(if long() { long_form } else { short_form })
 }
 
 fn seed() -> u64 {
@@ -443,13 +450,17 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 #[test]
 fn every_fault_is_noticed_within_3_s_and_its_end_too() {
     let (seed, reels) = (seed(), reels());
-    let each = if long() { 120 } else { 8 };
+    let each = each(120, 8);
+    let only = std::env::var("STANDOFF_FAULT").ok();
     println!(
         "\n{:<20} {:>4} {:>7} {:>7} {:>7} {:>7} {:>11} {:>7} {:>7}",
         "fault", "n", "missed", "median", "p95", "worst", "other word", "back", "worst"
     );
     let mut failures = vec![];
     for kind in KINDS {
+        if only.as_ref().is_some_and(|only| *only != format!("{kind:?}")) {
+            continue;
+        }
         let runs = in_parallel(each, |index| {
             let mut dice = Dice::new(seed ^ ((kind as u64) << 32) ^ index as u64);
             let reel = &reels[index % reels.len()];
@@ -608,7 +619,7 @@ enum Ordinary {
 #[test]
 fn an_ordinary_day_is_no_fault() {
     let (seed, reels) = (seed(), reels());
-    let each = if long() { 60 } else { 6 };
+    let each = each(60, 6);
     println!("\n{:<14} {:>4} {:>13}", "what", "n", "false faults");
     let mut failures = vec![];
     for what in

@@ -199,10 +199,19 @@ impl Builder {
 }
 
 /// A key path with one key more. What does not look like a name is not shown: a slip of the finger makes a key of
-/// `password; secret`, or of a URL with a password in it.
+/// `password; secret`, of `passwordsecret`, or of a URL with a password in it.
 pub(super) fn join(path: &str, key: &str) -> String {
     let is_name = key.len() <= 80 && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
-    let key = if is_name { key } else { "(a key that is no name)" };
+    let runs_on = |name: &str| key.strip_prefix(name).is_some_and(|rest| !["", "_file"].contains(&rest));
+    let key = if !is_name {
+        "(a key that is no name)"
+    } else if runs_on("password") {
+        "password..."
+    } else if runs_on("token") {
+        "token..."
+    } else {
+        key
+    };
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
@@ -212,6 +221,20 @@ mod tests {
 
     fn scalar(text: &str, line: usize) -> Value {
         Value { node: Node::Scalar(text.into()), origin: Origin::Line(line) }
+    }
+
+    #[test]
+    fn a_key_that_may_hold_a_secret_is_not_shown() {
+        for (key, shown) in [
+            ("password", "mqtt.password"),
+            ("password_file", "mqtt.password_file"),
+            ("passwordhunter2", "mqtt.password..."),
+            ("tokenhunter2", "mqtt.token..."),
+            ("password; hunter2", "mqtt.(a key that is no name)"),
+            ("pasword", "mqtt.pasword"),
+        ] {
+            assert_eq!(join("mqtt", key), shown);
+        }
     }
 
     #[test]

@@ -97,8 +97,6 @@ fn duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn node() -> NodeId {
@@ -160,38 +158,5 @@ mod tests {
         }
         let command = parse(&node(), topic, b"PRESS", false).unwrap();
         assert_eq!((command.by.as_str(), command.via), ("mqtt", Via::Mqtt));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(
-            std::env::var("STANDOFF_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
-        ))]
-
-        /// Whatever comes: no panic, and a limit or a time that is taken is a plain number.
-        #[test]
-        fn any_bytes_are_a_command_or_a_clear_refusal(
-            setting in prop_oneof![Just("alarm_m"), Just("warning_m"), Just("armed"), Just("acknowledge"), Just("shelve"), Just("x")],
-            payload in prop_oneof![
-                prop::collection::vec(any::<u8>(), 0..80),
-                "[0-9eE.+-]{0,12}[smhd]?".prop_map(String::into_bytes),
-                "\\PC{0,30}".prop_map(String::into_bytes),
-            ],
-            topic in prop_oneof![4 => Just(None), 1 => "[a-z/+#]{0,60}".prop_map(Some)],
-            retained in any::<bool>(),
-        ) {
-            let topic = topic.unwrap_or_else(|| format!("standoff/north/camera/dock/alarm/edge/{setting}/set"));
-            match parse(&node(), &topic, &payload, retained) {
-                Ok(command) => {
-                    prop_assert!(!retained);
-                    let Action::Rule { order, .. } = command.action else { panic!("never a list") };
-                    match order {
-                        Order::Limit(_, value) => prop_assert!(value.is_finite()),
-                        Order::Shelve(time) => prop_assert!(time > Duration::ZERO),
-                        _ => {}
-                    }
-                }
-                Err(why) => prop_assert!(!why.to_string().is_empty()),
-            }
-        }
     }
 }

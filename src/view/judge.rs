@@ -14,6 +14,9 @@ const BLANK: (f32, f32) = (12.0 / 219.0, 0.12);
 /// A view that has lost its detail in this share of the tiles that had some is no evidence. Above what passes
 /// or parks in front (0.2 at most in the clips that we have), below a lens that is covered by 85 %.
 const LOST: f32 = 0.65;
+/// Where detail is in few places, what stays visible can hold more than a third of it. Then half of the detail is
+/// enough, if this share of everything with a texture is bare too: more than what parks in front takes.
+const MOSTLY_BARE: (f32, f32) = (0.5, 0.6);
 /// Light and dark are still where they were above this correlation.
 const ALIKE: f32 = 0.75;
 /// The same, where detail and spread say the rest: a veil.
@@ -34,7 +37,10 @@ pub(super) fn fault(measured: &Measured, difference: Option<&Difference>) -> Opt
     if measured.spread() < BLANK.0.min(BLANK.1 * (measured.p50 + NEAR_BLACK)) {
         return Some(Reason::Covered);
     }
-    difference.filter(|difference| difference.lost >= LOST).map(|difference| kind(measured, difference))
+    let (lost, bare) = MOSTLY_BARE;
+    difference
+        .filter(|left| left.lost >= LOST || (left.lost >= lost && left.bare >= bare))
+        .map(|left| kind(measured, left))
 }
 
 /// By what is left, what took the rest. The word helps a person to look for the cause; nothing depends on it.
@@ -68,12 +74,15 @@ mod tests {
     #[test]
     fn the_word_follows_what_is_left() {
         let picture = measured(0.2, 0.5, 0.8);
-        let left = Difference { lost: 0.9, likeness: 0.95, contrast: 0.5, spread: 0.8 };
+        let left = Difference { lost: 0.9, bare: 0.5, likeness: 0.95, contrast: 0.5, spread: 0.8 };
         assert_eq!(fault(&picture, Some(&left)), Some(Reason::Blurred));
         let veil = Difference { spread: 0.3, contrast: 0.2, ..left };
         assert_eq!(fault(&picture, Some(&veil)), Some(Reason::WashedOut));
         let hand = Difference { likeness: 0.1, contrast: 0.1, ..left };
         assert_eq!(fault(&picture, Some(&hand)), Some(Reason::Covered));
         assert_eq!(fault(&picture, Some(&Difference { lost: 0.5, ..hand })), None);
+        let all_but_a_corner = Difference { lost: 0.55, bare: 0.85, ..hand };
+        assert_eq!(fault(&picture, Some(&all_but_a_corner)), Some(Reason::Covered));
+        assert_eq!(fault(&picture, Some(&Difference { lost: 0.4, ..all_but_a_corner })), None);
     }
 }

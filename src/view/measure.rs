@@ -10,6 +10,10 @@ const ALIVE: f32 = 0.01;
 /// 1 code of a cell): what is above it is not noise, but a shaking camera.
 const MOST_NOISE: f32 = 4.0 / (219.0 * 219.0);
 
+/// What is left within this share of the noise is noise as well: its energy scatters by a tenth from tile to tile.
+/// On something dark it would look like much detail beside the little light.
+const NOISE_SCATTERS: f32 = 0.3;
+
 /// Brightness that is added where something is divided by it, so that black divides too: 8 codes.
 pub(super) const NEAR_BLACK: f32 = 8.0 / 219.0;
 
@@ -63,7 +67,10 @@ pub(super) fn measure(cells: &Cells, before: Option<&Cells>) -> Measured {
         .map(|before| places.clone().map(|place| change(cells, before, place)).collect())
         .unwrap_or_default();
     let noise = noise(&moved);
-    let tiles = places.map(|place| tile(cells, place, noise)).collect();
+    // Dark places are quieter than bright ones, so each tile has its own; what moves in it says no more than double.
+    let noise_of =
+        |index: usize| moved.get(index).map_or(0.0, |moved| (moved.energy / 2.0).clamp(noise, 2.0 * noise));
+    let tiles = places.enumerate().map(|(index, place)| tile(cells, place, noise_of(index))).collect();
     let alive = before
         .map(|_| moved.iter().filter(|moved| moved.share > ALIVE).count() as f32 / moved.len().max(1) as f32);
     let [p5, p50, p95] = percentiles(cells);
@@ -83,7 +90,8 @@ fn tile(cells: &Cells, (col, row): (usize, usize), noise: f32) -> Tile {
     let unit = cells.unit();
     let mean = cells.brightness(mean_sum as f32);
     let energy = gradient(cells.tile(col, row).map(|line| line.iter().map(|value| i32::from(*value))));
-    let energy = (energy * unit * unit - noise).max(0.0);
+    let energy =
+        Some(energy * unit * unit - noise).filter(|left| *left > NOISE_SCATTERS * noise).unwrap_or(0.0);
     let divisor = divisor(mean);
     Tile { mean, contrast: variance.sqrt() * unit / divisor, detail: energy / (divisor * divisor) }
 }
@@ -113,8 +121,8 @@ fn change(cells: &Cells, before: &Cells, (col, row): (usize, usize)) -> Moved {
     Moved { share: changed as f32 / count.max(1) as f32, energy }
 }
 
-/// The energy that noise adds to every tile: a difference of two pictures has twice that of one. The quietest
-/// fifth of the tiles says it, because things move in the others.
+/// The energy that noise adds to every tile, at least: a difference of two pictures has twice that of one. The
+/// quietest fifth of the tiles says it, because things move in the others.
 fn noise(moved: &[Moved]) -> f32 {
     let mut energies: Vec<f32> = moved.iter().map(|moved| moved.energy / 2.0).collect();
     energies.sort_by(f32::total_cmp);
@@ -197,6 +205,19 @@ mod tests {
         };
         assert!(mean(&without) < mean(&with) / 4.0, "{} {}", mean(&without), mean(&with));
         assert_eq!(without.alive, Some(1.0));
+    }
+
+    #[test]
+    fn noise_on_something_dark_is_no_detail_either() {
+        let mut noise = Noise::new(2);
+        let mut picture = || {
+            let mut frame = grey(640, 360, 26);
+            noise.add(&mut frame, 1.0);
+            Cells::of(&frame).unwrap()
+        };
+        let before = picture();
+        let bare = measure(&picture(), Some(&before)).tiles.iter().filter(|tile| tile.detail == 0.0).count();
+        assert!(bare > 130, "{bare} of 144");
     }
 
     #[test]

@@ -11,7 +11,10 @@ use super::measure::{Measured, NEAR_BLACK, Tile};
 /// A tile has enough detail to be missed above this energy (brightness squared): 12 codes squared, well above
 /// what noise and encoders leave on a blank wall.
 const STRONG: f32 = 12.0 / (219.0 * 219.0);
-/// With fewer such tiles a view has too little in it to tell.
+/// A tile has some texture above this energy: asphalt, a rough wall. An encoder may smooth it away, so that it
+/// says nothing alone.
+const FAINT: f32 = 2.0 / (219.0 * 219.0);
+/// With fewer strong tiles a view has too little in it to tell.
 pub(super) const FEWEST: usize = 6;
 /// A tile has lost its detail below this share of the normal energy. A blur of 1 % of the picture's width and
 /// a veil of 60 % go below it; half the light, a blur of 0.4 % and a veil of 40 % do not.
@@ -37,6 +40,8 @@ pub(super) struct Normal {
 pub(super) struct Difference {
     /// Share of the tiles with detail that have lost it.
     pub lost: f32,
+    /// The same of all tiles with any texture, faint ones too.
+    pub bare: f32,
     /// Correlation of the tiles' brightness: whether light and dark are where they were.
     pub likeness: f32,
     /// Median share of contrast that the tiles with detail still have.
@@ -73,10 +78,16 @@ impl Normal {
         if pairs.len() < FEWEST {
             return None;
         }
-        let lost = pairs.iter().filter(|(normal, tile)| tile.detail < LOST * normal.detail).count();
+        let has_lost = |(normal, tile): &(&Tile, &Tile)| tile.detail < LOST * normal.detail;
+        let share = |pairs: &[(&Tile, &Tile)]| {
+            pairs.iter().filter(|pair| has_lost(pair)).count() as f32 / pairs.len() as f32
+        };
+        let textured: Vec<(&Tile, &Tile)> =
+            self.tiles.iter().zip(&measured.tiles).filter(|(normal, _)| normal.energy() > FAINT).collect();
         let contrasts = pairs.iter().map(|(normal, tile)| tile.contrast / normal.contrast.max(1e-6));
         Some(Difference {
-            lost: lost as f32 / pairs.len() as f32,
+            lost: share(&pairs),
+            bare: share(&textured),
             likeness: correlation(&self.tiles, &measured.tiles),
             contrast: median(contrasts.collect()),
             spread: measured.spread() / self.spread.max(NEAR_BLACK),

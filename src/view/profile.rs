@@ -96,7 +96,8 @@ impl Profile {
         let sound = profile.v == VERSION
             && (1..=144).contains(&tiles)
             && (profile.contrast.len(), profile.detail.len()) == (tiles, tiles)
-            && numbers.chain([&profile.stillest, &profile.spread]).all(|number| number.is_finite());
+            && (0.0..=1.0).contains(&profile.stillest)
+            && numbers.chain([&profile.spread]).all(|number| number.is_finite());
         if sound { Ok(profile) } else { Err(ProfileError::Damaged) }
     }
 
