@@ -413,7 +413,7 @@ static VIEW: Section = Section {
         default(
             "after",
             Kind::Duration { min_ms: 500, max_ms: 60_000 },
-            "2s",
+            "1800ms",
             "How long a fault must be seen before the rules become unknown, and be gone before they return. Shorter notices sooner; what passes close to the lens must be gone within it.",
         ),
     ],

@@ -13,6 +13,9 @@ const MOST_NOISE: f32 = 4.0 / (219.0 * 219.0);
 /// What is left within this share of the noise is noise as well: its energy scatters by a tenth from tile to tile.
 /// On something dark it would look like much detail beside the little light.
 const NOISE_SCATTERS: f32 = 0.3;
+/// Less energy than this is no detail at all (brightness squared; 0.4 codes squared): a plain surface that gets
+/// brighter across the picture in whole codes has half of it, detail at a fifth of the light has more.
+const PLAIN: f32 = 0.4 / (219.0 * 219.0);
 
 /// Brightness that is added where something is divided by it, so that black divides too: 8 codes.
 pub(super) const NEAR_BLACK: f32 = 8.0 / 219.0;
@@ -90,8 +93,8 @@ fn tile(cells: &Cells, (col, row): (usize, usize), noise: f32) -> Tile {
     let unit = cells.unit();
     let mean = cells.brightness(mean_sum as f32);
     let energy = gradient(cells.tile(col, row).map(|line| line.iter().map(|value| i32::from(*value))));
-    let energy =
-        Some(energy * unit * unit - noise).filter(|left| *left > NOISE_SCATTERS * noise).unwrap_or(0.0);
+    let least = PLAIN.max(NOISE_SCATTERS * noise);
+    let energy = Some(energy * unit * unit - noise).filter(|left| *left > least).unwrap_or(0.0);
     let divisor = divisor(mean);
     Tile { mean, contrast: variance.sqrt() * unit / divisor, detail: energy / (divisor * divisor) }
 }

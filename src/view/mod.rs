@@ -48,7 +48,8 @@ pub struct ViewSettings {
 
 impl Default for ViewSettings {
     fn default() -> Self {
-        Self { enabled: true, after: Duration::from_secs(2) }
+        // So that `unknown` is said within 3 s also at three pictures a second with a key picture among them.
+        Self { enabled: true, after: Duration::from_millis(1800) }
     }
 }
 
