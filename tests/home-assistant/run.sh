@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Loads what standoff announces into a real Home Assistant and reports on every entity.
 #
-#   tests/home-assistant/run.sh [VERSION MODE]      2026.2 or 2025.4; device or components. Without them: 2026.2 in
-#                                                   both modes, then 2025.4 with components.
+#   tests/home-assistant/run.sh [VERSION MODE [look]]   2026.2 or 2025.4; device or components. Without them: 2026.2
+#                                                       in both modes, then 2025.4 with components. `look` reads every
+#                                                       entity and sets none.
 #
 # It needs Python 3.13 (PY313=/path/to/python3.13), mosquitto, the installed model (make model) and, for each version,
 # about 700 MB for a virtual environment below target/. It is no part of `make test`. STANDOFF says which program.
@@ -12,9 +13,12 @@ top=$(cd "$here/../.." && pwd)
 program=${STANDOFF:-$top/target/release/standoff}
 
 skip() { echo "SKIP: $*"; exit 0; }
-python=${PY313:-$(command -v python3.13 || ls "$HOME"/.pyenv/versions/3.13.*/bin/python 2>/dev/null | tail -1 || true)}
-{ [ -n "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; } ||
-  skip "Home Assistant needs Python 3.13 (set PY313)"
+python=
+# A shim of pyenv is there also when the version that it stands for is not switched on.
+for candidate in ${PY313:-python3.13 "$HOME"/.pyenv/versions/3.13.*/bin/python}; do
+  "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && python=$candidate
+done
+[ -n "$python" ] || skip "Home Assistant needs Python 3.13 (set PY313)"
 broker=$(PATH=$PATH:/usr/sbin command -v mosquitto) || skip "mosquitto is not installed"
 [ -x "$program" ] || { echo "$program is missing: make build, or set STANDOFF"; exit 1; }
 
@@ -33,8 +37,9 @@ install() { # VERSION VENV
   touch "$venv/installed"
 }
 
-check() ( # VERSION MODE
-  version=$1 mode=$2
+check() ( # VERSION MODE [look]
+  version=$1 mode=$2 set=--exercise
+  [ "${3:-}" != look ] || set=
   venv=$top/target/home-assistant-$version
   install "$version" "$venv"
   folder=$(mktemp -d)
@@ -63,7 +68,7 @@ CUT
     "$top/pipelines/dock-demo.yaml" > "$folder/site.yaml"
   report=$top/target/home-assistant-$version-$mode.json
   echo "Home Assistant $version, $mode:"
-  timeout 300 "$venv/bin/python" "$here/ha_check.py" "127.0.0.1:$port" --wait 60 --settle 15 --exercise \
+  timeout 300 "$venv/bin/python" "$here/ha_check.py" "127.0.0.1:$port" --wait 60 --settle 15 $set \
     --run "$program run $folder/site.yaml" --out "$report" 2> "$folder/standoff.log" || {
     code=$?
     "$python" - "$report" <<'PRINT'
@@ -80,8 +85,8 @@ PRINT
   "$venv/bin/python" "$here/check_yaml.py" "$top/deploy/home-assistant" ${report:+"$report"}
 )
 
-if [ $# -eq 2 ]; then
-  check "$1" "$2"
+if [ $# -ge 2 ]; then
+  check "$@"
 else
   check 2026.2 device
   check 2026.2 components
