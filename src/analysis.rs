@@ -673,6 +673,10 @@ impl Wiring {
     fn deliver(&self, output: Output) {
         observe::note(&output);
         let snapshot = output.snapshot.map(Arc::new);
+        // First, because the events wait until it is on disk: a restart must not know less than was said.
+        if let Some(memory) = output.memory {
+            self.memory.put(memory);
+        }
         for transition in output.transitions {
             log(&transition);
             let event = self.outbox.push(transition);
@@ -682,9 +686,6 @@ impl Wiring {
         }
         for statement in output.statements {
             self.outbox.say(statement);
-        }
-        if let Some(memory) = output.memory {
-            self.memory.put(memory);
         }
         if snapshot.is_some() {
             self.snapshots.send_replace(snapshot);

@@ -157,6 +157,8 @@ pub fn spawn(folder: PathBuf, boot: u128, newest: Arc<Latest<Memory>>) -> io::Re
                     Err(error) => trouble.report(clock::monotonic(), &folder, &error),
                 }
                 METRICS.memory_degraded.set(i64::from(unwritten.is_some()));
+                // A disk that fails holds nobody up: that is said, and the events go on.
+                newest.settle();
                 if unwritten.is_none() {
                     trouble.end();
                 }

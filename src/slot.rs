@@ -123,34 +123,63 @@ impl InputBoard {
     }
 }
 
-/// One value that a writer replaces and one reader takes.
+/// One value that a writer replaces and one reader takes. Others can wait until the reader has dealt with it.
 #[derive(Debug)]
 pub struct Latest<T> {
-    value: Mutex<Option<T>>,
+    cell: Mutex<Value<T>>,
     filled: Condvar,
+    settled: Condvar,
+}
+
+#[derive(Debug)]
+struct Value<T> {
+    value: Option<T>,
+    /// How many values were put; the number of the last that was taken, and of the last that was dealt with.
+    put: u64,
+    taken: u64,
+    settled: u64,
 }
 
 impl<T> Default for Latest<T> {
     fn default() -> Self {
-        Self { value: Mutex::new(None), filled: Condvar::new() }
+        let cell = Value { value: None, put: 0, taken: 0, settled: 0 };
+        Self { cell: Mutex::new(cell), filled: Condvar::new(), settled: Condvar::new() }
     }
 }
 
 impl<T> Latest<T> {
     /// Puts a value. One that was not taken yet is overwritten.
     pub fn put(&self, value: T) {
-        *lock(&self.value) = Some(value);
+        let mut cell = lock(&self.cell);
+        cell.value = Some(value);
+        cell.put += 1;
         self.filled.notify_one();
     }
 
     /// Takes the value; waits up to `patience` for one.
     pub fn take(&self, patience: Duration) -> Option<T> {
-        let value = lock(&self.value);
-        let (mut value, _) = self
+        let cell = lock(&self.cell);
+        let (mut cell, _) = self
             .filled
-            .wait_timeout_while(value, patience, |value| value.is_none())
+            .wait_timeout_while(cell, patience, |cell| cell.value.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        value.take()
+        cell.taken = cell.put;
+        cell.value.take()
+    }
+
+    /// The reader has dealt with what it took last.
+    pub fn settle(&self) {
+        let mut cell = lock(&self.cell);
+        cell.settled = cell.taken;
+        self.settled.notify_all();
+    }
+
+    /// Waits up to `patience` until all that was put before this call has been dealt with; whether it was.
+    pub fn wait_settled(&self, patience: Duration) -> bool {
+        let cell = lock(&self.cell);
+        let put = cell.put;
+        let waited = self.settled.wait_timeout_while(cell, patience, |cell| cell.settled < put);
+        waited.unwrap_or_else(PoisonError::into_inner).0.settled >= put
     }
 }
 
@@ -174,6 +203,24 @@ mod tests {
             range: ColorRange::Limited,
             siting: ChromaSiting::MPEG2,
         }
+    }
+
+    #[test]
+    fn a_value_is_settled_when_its_reader_says_so() {
+        let latest = Latest::default();
+        assert!(latest.wait_settled(Duration::ZERO), "there was none");
+        latest.put(1);
+        assert_eq!(latest.take(Duration::ZERO), Some(1));
+        assert!(!latest.wait_settled(Duration::ZERO), "taken is not done");
+        latest.put(2);
+        latest.settle();
+        assert!(!latest.wait_settled(Duration::ZERO), "only the first is done");
+        assert_eq!(latest.take(Duration::ZERO), Some(2));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| latest.wait_settled(Duration::from_secs(20)));
+            latest.settle();
+            assert!(waits.join().unwrap());
+        });
     }
 
     #[test]

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -102,4 +103,26 @@ fn a_folder_that_is_deleted_costs_no_event_and_no_id_comes_twice() {
     assert_eq!(ids(&outbox), waiting);
     let third = outbox.push(event());
     assert!(!waiting.contains(&third.event_id), "{}", third.event_id);
+}
+
+#[test]
+fn an_event_is_shown_after_what_must_be_on_disk_before_it_and_a_slow_disk_does_not_hold_it_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, _writer) = open(folder.path()).unwrap();
+    let (asked, was_asked) = sync_channel::<Duration>(8);
+    let (settle, settled) = sync_channel::<bool>(8);
+    let settled = Mutex::new(settled);
+    outbox.show_after(move |patience| {
+        asked.send(patience).unwrap();
+        settled.lock().unwrap().recv().unwrap()
+    });
+    for in_time in [true, false] {
+        let before = ids(&outbox).len();
+        outbox.push(event());
+        let patience = was_asked.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(patience > Duration::ZERO && patience < Duration::from_secs(2));
+        assert_eq!(ids(&outbox).len(), before, "not before it is settled");
+        settle.send(in_time).unwrap();
+        until("shown", || ids(&outbox).len() == before + 1);
+    }
 }

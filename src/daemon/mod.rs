@@ -154,6 +154,8 @@ impl Daemon {
         analysis.restore(clock::now(), memory::load(&config.state_dir, boot, clock::now()));
         let newest = Arc::new(Latest::default());
         let memory = memory::spawn(config.state_dir.clone(), boot, newest.clone())?;
+        let remembered = newest.clone();
+        outbox.show_after(move |patience| remembered.wait_settled(patience));
         let (commands, asked) = command::channel();
         let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands)?;
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {

@@ -11,7 +11,8 @@ mod segment;
 mod writer;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -186,6 +187,16 @@ pub struct Outbox {
     work: Condvar,
     /// It has done something.
     written: Condvar,
+    before: OnceLock<Before>,
+}
+
+/// What an event waits for before it is written and shown; says whether that was in time.
+struct Before(Box<dyn Fn(Duration) -> bool + Send + Sync>);
+
+impl fmt::Debug for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Before")
+    }
 }
 
 impl Default for Outbox {
@@ -221,7 +232,14 @@ impl Outbox {
             proven: watch::Sender::new(None),
             work: Condvar::new(),
             written: Condvar::new(),
+            before: OnceLock::new(),
         }
+    }
+
+    /// Has the journal's thread call `wait` before it writes events, with the longest time that it may take. For
+    /// what must be on disk when an event is seen: the memory of the rules. Counts once, from the first call on.
+    pub fn show_after(&self, wait: impl Fn(Duration) -> bool + Send + Sync + 'static) {
+        let _ = self.before.set(Before(Box::new(wait)));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -19,6 +19,8 @@ use crate::metrics::METRICS;
 const WAKE: Duration = Duration::from_millis(200);
 /// Events of one batch, which is one fdatasync.
 const BATCH_MAX: usize = 256;
+/// How long events wait for what must be on disk before them. They are worth more than it.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a failing disk is tried.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a failing disk is spoken of.
@@ -72,6 +74,7 @@ impl Outbox {
             was_open: false,
             retry_at: clock::monotonic() + RETRY,
             warned: None,
+            slow: None,
         };
         match Journal::open(state_dir, disk.settings.max_bytes, &epoch) {
             Ok((mut journal, found)) => {
@@ -214,6 +217,8 @@ struct Disk {
     was_open: bool,
     retry_at: Timestamp,
     warned: Option<Timestamp>,
+    /// When it was said last that it is slow.
+    slow: Option<Timestamp>,
 }
 
 impl Disk {
@@ -222,6 +227,9 @@ impl Disk {
             let work = outbox.work();
             let now = clock::monotonic();
             pulse.beat(now);
+            if !work.events.is_empty() {
+                self.wait(outbox, now);
+            }
             self.write(outbox, work.events, work.readers.as_ref());
             if self.journal.is_none() && now >= self.retry_at {
                 self.retry_at = now + RETRY;
@@ -234,6 +242,15 @@ impl Disk {
             if work.stop {
                 return;
             }
+        }
+    }
+
+    /// Waits for what must be on disk before the events.
+    fn wait(&mut self, outbox: &Outbox, now: Timestamp) {
+        let in_time = outbox.before.get().is_none_or(|before| (before.0)(PATIENCE));
+        if !in_time && self.slow.is_none_or(|said| now.since(said) >= WARN_EVERY) {
+            self.slow = Some(now);
+            tracing::warn!("the disk is slow: events go out before the memory of the rules is on it");
         }
     }
 
