@@ -62,7 +62,7 @@ sed -e 's|file: ../tests.*|file: /var/lib/standoff/video.mp4|' -e 's|^    stale_
 cat >"$root/opt/trial" <<'TRIAL'
 #!/bin/bash
 # Runs in the machine. A line that begins with NOT is a failure.
-exec >/root/report 2>&1
+exec >/opt/report 2>&1
 unit() { systemctl show standoff -p "$1" --value; }
 step() { echo "== $*"; }
 is() { if eval "$1"; then echo "ok: $1"; else echo "NOT: $1"; fi; }
@@ -84,14 +84,14 @@ step "the socket is for root and the group"
 is 'standoff alarm list'
 is '! runuser -u nobody -- standoff alarm list'
 step "reload: a good file is taken, a bad one refused, and the service goes on"
-cp $yaml /root/good.yaml
+cp $yaml /opt/good.yaml
 sed -i 's/warning_m: 2.0/warning_m: 2.5/' $yaml
 is 'systemctl reload standoff'
 within 30 'timeout 20 mosquitto_sub -t $state -C 1 | grep -q "\"warning_m\":2.5"'
 sed -i 's/alarm_m: 0.5/alarm_m: x/' $yaml
 is '! systemctl reload standoff'
 is 'systemctl is-active -q standoff'
-cp /root/good.yaml $yaml
+cp /opt/good.yaml $yaml
 step "killed: it is started again"
 kill -9 "$(unit MainPID)"
 within 60 '[ "$(unit NRestarts)" = 1 ] && systemctl is-active -q standoff'
@@ -103,7 +103,7 @@ sed -i 's/alarm_m: 0.5/alarm_m: x/' $yaml
 is '! systemctl restart standoff'
 sleep 5
 is '[ "$(unit ActiveState) $(unit ExecMainStatus) $(unit NRestarts)" = "failed 2 0" ]'
-cp /root/good.yaml $yaml
+cp /opt/good.yaml $yaml
 is 'systemctl reset-failed standoff && systemctl start standoff'
 step "stop"
 is 'systemctl stop standoff'
@@ -135,7 +135,7 @@ timeout 1800 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2048 
     -kernel "$kernel" -initrd "${kernel/vmlinuz/initrd.img}" -drive "file=$folder/disk,format=raw,if=virtio" \
     -append "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0" </dev/null >"$folder/console" 2>&1 ||
     fail "QEMU failed: see $folder/console"
-debugfs -R "cat /root/report" "$folder/disk" 2>/dev/null | tee "$folder/report"
+debugfs -R "cat /opt/report" "$folder/disk" 2>/dev/null | tee "$folder/report"
 grep -q '^done$' "$folder/report" || fail "the trial did not end: see $folder/console"
 ! grep -q '^NOT' "$folder/report" || fail "not as it should be"
 echo "try-boot: ok"
