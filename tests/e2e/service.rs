@@ -111,7 +111,12 @@ fn a_hung_analysis_ends_the_process_after_offline_was_said() {
     assert!(!got.retained);
     let (status, log) = daemon.ended(20.0);
     assert_eq!(status.code(), Some(1), "{}", log.join("\n"));
-    assert!(log.iter().any(|line| line.contains("'analysis' has not moved for 1")), "{log:#?}");
+    let silent_s = log.iter().find_map(|line| {
+        let (_, rest) = line.split_once("'analysis' has not moved for ")?;
+        rest.strip_suffix(" s")?.parse::<u32>().ok()
+    });
+    // Its patience; more when the machine is busy.
+    assert!(silent_s.is_some_and(|silent_s| silent_s >= 10), "{log:#?}");
 }
 
 #[test]
