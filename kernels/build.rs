@@ -1,5 +1,23 @@
-//! Builds what is not Rust.
+//! Compiles what is not Rust: the CPU build of the kernels.
 
 fn main() {
     println!("cargo:rerun-if-changed=kernels/build.rs");
+    #[cfg(feature = "cuda")]
+    kernels();
+}
+
+/// The kernels for the CPU. Contraction is off, so that they round as on the device.
+#[cfg(feature = "cuda")]
+fn kernels() {
+    for file in ["kernels/host.cpp", "kernels/standoff.cu"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    cc::Build::new()
+        .cpp(true)
+        .cpp_link_stdlib(None)
+        .std("c++17")
+        .opt_level(2)
+        .flags(["-ffp-contract=off", "-fno-exceptions", "-fno-rtti"])
+        .file("kernels/host.cpp")
+        .compile("standoff_kernels");
 }

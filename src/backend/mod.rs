@@ -1,6 +1,8 @@
 //! The backbone, wherever it runs. A backend hides where its memory is: upload, preprocess and model are
 //! inside it, and only [`Features`] come out. It is owned by the `infer` thread.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod onnxruntime;
 pub mod recorded;
 
