@@ -11,6 +11,7 @@
 // FAKE_CUDA_DRIVER=11080      says this version            FAKE_CUDA_DEVICES=0         sees so many GPUs
 // FAKE_CUDA_INIT=100          cuInit gives this error      FAKE_CUDA_CAPABILITY=61     is this old
 // FAKE_CUDA_FAIL=cuLaunchKernel:3:700   the third such call gives error 700, and so does every call after it
+// FAKE_CUDA_FAIL=cuMemAlloc:3:2         invalid values, lack of memory and broken captures (1, 2, 9xx) pass
 
 #include <sys/mman.h>
 
@@ -53,6 +54,7 @@ Result trouble(const char *call) {
         char name[64];
         int at = 0, error = 0;
         if (std::sscanf(fail, "%63[^:]:%d:%d", name, &at, &error) == 3 && call == std::string(name) && count == at) {
+            if (error == 1 || error == 2 || (error >= 900 && error < 999)) return error;
             sticky = error;
         }
     }
@@ -108,6 +110,8 @@ std::vector<std::unique_ptr<Stream>> streams;
 
 Result run_until(Stream *stream, size_t after) {
     while (stream->done < std::min(after, stream->work.size())) {
+        // A broken device does nothing any more.
+        if (sticky != OK) return sticky;
         Work work = stream->work[stream->done];
         if (work.event != nullptr) work.event->happened = std::chrono::steady_clock::now();
         if (work.run) {
@@ -347,9 +351,11 @@ Result cuStreamBeginCapture_v2(Stream *stream, int) {
     return stream->capturing = true, OK;
 }
 Result cuStreamEndCapture(Stream *stream, Graph **graph) {
-    ENTER("cuStreamEndCapture");
-    if (!stream->capturing) return INVALID_VALUE;
+    // However it ends, it ends.
+    const bool capturing = stream->capturing;
     stream->capturing = false;
+    ENTER("cuStreamEndCapture");
+    if (!capturing) return INVALID_VALUE;
     return *graph = new Graph{std::move(stream->captured)}, OK;
 }
 Result cuStreamIsCapturing(Stream *stream, int *status) { return *status = stream->capturing ? 1 : 0, OK; }

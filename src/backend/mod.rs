@@ -94,6 +94,9 @@ pub enum BackendError {
     /// Inference failed.
     #[error("inference failed: {0}")]
     Infer(String),
+    /// The device does nothing any more; only a new process may.
+    #[error("the GPU is broken for this process: {0}")]
+    Broken(String),
 }
 
 /// Runs the backbone.

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use cudarc::driver::{CudaStream, result};
 use half::f16;
 use standoff::backend::cuda::launch::Kernel;
-use standoff::backend::cuda::{Gpu, NoGpu, Preprocessor};
-use standoff::types::Frame;
+use standoff::backend::cuda::pipeline::{Network, Output as ModelOutput, Shape};
+use standoff::backend::cuda::{CudaBackend, Gpu, NoGpu, Preprocessor};
+use standoff::backend::{Backend, BackendError};
+use standoff::types::{Batch, Frame};
 
 use super::kernels::{Build, batches, compiler, preprocessed, real_frames};
 
@@ -120,11 +123,9 @@ fn what_opening_says() {
 fn what_a_batch_says() {
     let gpu = Gpu::open().unwrap();
     let stream = gpu.context().new_stream().unwrap();
-    let mut preprocessor = Preprocessor::new(&gpu, &stream, [56, 42], 4, true).unwrap();
+    let mut preprocessor = Preprocessor::new(&gpu, stream.clone(), [56, 42], 4, true).unwrap();
     for _ in 0..5 {
-        let result = preprocessor
-            .upload(&stream, &batches()[1])
-            .and_then(|uploaded| preprocessor.launch(&stream, &uploaded));
+        let result = preprocessor.upload(&batches()[1]).and_then(|uploaded| preprocessor.launch(&uploaded));
         println!("batch: {}", result.err().map_or("good".to_owned(), |error| error.to_string()));
         let _ = stream.synchronize();
     }
@@ -140,14 +141,14 @@ struct Tally {
 
 fn compare(gpu: &Gpu, frames: &[Frame], input: [u32; 2], half: bool, tally: &mut Tally) {
     let stream = gpu.context().new_stream().unwrap();
-    let mut preprocessor = Preprocessor::new(gpu, &stream, input, frames.len(), half).unwrap();
+    let mut preprocessor = Preprocessor::new(gpu, stream.clone(), input, frames.len(), half).unwrap();
     // The second time buffers and tables are used again.
     for kernel in [Kernel::YuvToNchwTiled, Kernel::YuvToNchwDirect] {
         let expected = preprocessed(&Build::Own, kernel, frames, input, half);
-        let uploaded = preprocessor.upload(&stream, frames).unwrap();
-        preprocessor.launch_as(kernel, &stream, &uploaded).unwrap();
+        let uploaded = preprocessor.upload(frames).unwrap();
+        preprocessor.launch_as(kernel, &uploaded).unwrap();
         stream.synchronize().unwrap();
-        let bytes = preprocessor.download(&stream).unwrap();
+        let bytes = preprocessor.download().unwrap();
         let found: Vec<f32> = if half {
             bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_ne_bytes(*bytes).to_f32()).collect()
         } else {
@@ -203,4 +204,127 @@ fn a_device_gives_what_the_host_build_gives() {
         );
         assert_eq!(differing, 0);
     }
+}
+
+/// A model whose outputs are the first values of its input: what a capture and a replay do to a batch shows.
+struct Beginning {
+    outputs: Vec<ModelOutput>,
+    input: u64,
+    addresses: Vec<u64>,
+}
+
+/// Values of one picture of the input below.
+const INPUT: [u32; 2] = [56, 42];
+const INPUT_VALUES: usize = 3 * 56 * 42;
+
+impl Beginning {
+    fn new() -> Self {
+        let output = |name: &str, values| ModelOutput { name: name.to_owned(), values };
+        Self { outputs: vec![output("cls", 384), output("segment", 12 * 5)], input: 0, addresses: vec![] }
+    }
+}
+
+impl Network for Beginning {
+    fn name(&self) -> String {
+        "the input's first values".to_owned()
+    }
+
+    fn half(&self) -> bool {
+        false
+    }
+
+    fn outputs(&self) -> &[ModelOutput] {
+        &self.outputs
+    }
+
+    fn bind(&mut self, input: u64, outputs: &[u64]) -> Result<(), BackendError> {
+        (self.input, self.addresses) = (input, outputs.to_vec());
+        Ok(())
+    }
+
+    fn enqueue(&mut self, stream: &CudaStream, count: usize) -> Result<(), BackendError> {
+        for (output, address) in self.outputs.iter().zip(&self.addresses) {
+            for at in 0..count {
+                let to = address + (at * output.values * 4) as u64;
+                let from = self.input + (at * INPUT_VALUES * 4) as u64;
+                // SAFETY: both lie in memory that the backend holds for as many pictures.
+                unsafe { result::memcpy_dtod_async(to, from, output.values * 4, stream.cu_stream()) }
+                    .map_err(|error| BackendError::Infer(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn can_be_captured(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_graph_gives_what_the_passes_before_it_gave() {
+    // The graph is used: if its first launch fails, the third batch of one kind does.
+    for (settings, expected) in [
+        ("none", "0 of 48 batches wrong, 0 failed"),
+        ("cuStreamEndCapture:1:901", "0 of 48 batches wrong, 0 failed"),
+        ("cuGraphLaunch:1:2", "0 of 48 batches wrong, 1 failed"),
+        ("cuMemcpyDtoHAsync:9:2", "0 of 48 batches wrong, 1 failed"),
+    ] {
+        let output = run_with_fake("device::batches_by_graph", &[("FAKE_CUDA_FAIL", settings)]);
+        let said = said(&output);
+        assert!(
+            output.status.success() && said.contains(&format!("graphs: {expected}")),
+            "{settings}: {said}"
+        );
+    }
+    let output = run_with_fake("device::batches_by_graph", &[("FAKE_CUDA_FAIL", "cuGraphLaunch:2:719")]);
+    let said = said(&output);
+    let broken = "the GPU is broken for this process: launching the graph: CUDA_ERROR_FAKED, error 719";
+    assert!(output.status.success() && said.contains(broken), "{said}");
+}
+
+#[test]
+#[ignore = "needs a GPU; the test above runs it with a test double of the driver"]
+fn batches_by_graph() {
+    let gpu = Gpu::open().unwrap();
+    let stream = gpu.context().new_stream().unwrap();
+    let shape = Shape { input: INPUT, max_batch: 16, heads: vec!["segment".to_owned()] };
+    let mut backend = CudaBackend::open(&gpu, stream, Box::new(Beginning::new()), shape).unwrap();
+    let all: Vec<Frame> = batches().into_iter().flatten().collect();
+    let (mut wrong, mut failed, mut count) = (0, 0, 0);
+    // Batches of one kind three times and more with other pixels, of other kinds in between.
+    for round in 0..12 {
+        for (first, size) in [(0, 1), (3, 4), (9, 16), (round, 3)] {
+            let frames: Vec<Frame> = all[first..first + size]
+                .iter()
+                .map(|frame| standoff::types::Frame { seq: round as u64, ..shifted(frame, round as u8) })
+                .collect();
+            count += 1;
+            match backend.infer(&Batch { frames: frames.clone() }) {
+                Err(error) => {
+                    println!("failed: {error}");
+                    failed += 1;
+                }
+                Ok(features) => {
+                    let expected = preprocessed(&Build::Own, Kernel::YuvToNchwTiled, &frames, INPUT, false);
+                    let right =
+                        features.iter().zip(&frames).zip(&expected).all(|((got, frame), (_, input))| {
+                            got.frame.seq == frame.seq
+                                && got.cls == input[..384]
+                                && got.dense["segment"].values == input[..60]
+                                && got.layers.is_empty()
+                        });
+                    wrong += usize::from(!right || features.len() != frames.len());
+                }
+            }
+        }
+    }
+    println!("graphs: {wrong} of {count} batches wrong, {failed} failed");
+}
+
+/// The frame with other codes.
+fn shifted(frame: &Frame, by: u8) -> Frame {
+    let standoff::types::Pixels::Host { format, data, planes } = &frame.pixels;
+    let data: Vec<u8> = data.iter().map(|code| code.wrapping_add(by)).collect();
+    let pixels = standoff::types::Pixels::Host { format: *format, data: data.into(), planes: planes.clone() };
+    Frame { pixels, ..frame.clone() }
 }

@@ -139,11 +139,10 @@ impl Gpu {
         shape: Shape,
         parameters: &P,
     ) -> Result<(), DriverError> {
-        let invalid = DriverError(sys::cudaError_enum::CUDA_ERROR_INVALID_VALUE);
         if size_of::<P>() != kernel.parameter_bytes() {
-            return Err(invalid);
+            return Err(invalid());
         }
-        let (_, function) = self.functions.iter().find(|(name, _)| *name == kernel).ok_or(invalid)?;
+        let (_, function) = self.functions.iter().find(|(name, _)| *name == kernel).ok_or_else(invalid)?;
         let [grid, block] = [shape.grid, shape.block].map(|[x, y, z]| (x, y, z));
         let config = LaunchConfig { grid_dim: grid, block_dim: block, shared_mem_bytes: shape.shared_bytes };
         let parameters = Parameters(*parameters);
@@ -166,6 +165,11 @@ unsafe impl<P: Copy> DeviceRepr for Parameters<P> {}
 pub fn words(error: &DriverError) -> String {
     let name = error.error_name().ok().and_then(|name| name.to_str().ok().map(str::to_owned));
     format!("{}, error {}", name.as_deref().unwrap_or("CUDA"), error.0 as u32)
+}
+
+/// The error of a call that was given what it cannot take.
+pub fn invalid() -> DriverError {
+    DriverError(sys::cudaError_enum::CUDA_ERROR_INVALID_VALUE)
 }
 
 fn failed(error: DriverError) -> NoGpu {

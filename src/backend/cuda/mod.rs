@@ -5,7 +5,9 @@
 pub mod driver;
 pub mod host;
 pub mod launch;
+pub mod pipeline;
 pub mod preprocessor;
 
 pub use driver::{Gpu, NoGpu};
+pub use pipeline::CudaBackend;
 pub use preprocessor::Preprocessor;

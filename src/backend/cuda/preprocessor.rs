@@ -1,11 +1,12 @@
 //! Frames to a model's input in device memory: pinned staging, one copy a frame, one launch a batch. All buffers
 //! are kept from batch to batch. Nothing here waits for the device except the growing of a buffer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result};
 
-use super::driver::{Gpu, words};
+use super::driver::{Gpu, invalid, words};
 use super::launch::{Axis, Batch, Kernel, MAX_PICTURES, Picture, Plane};
 use crate::preprocess::color::Conversion;
 use crate::preprocess::{Geometry, PlaneRows, Planes, PreprocessError, planes_of, resample};
@@ -15,6 +16,10 @@ use crate::types::{ChromaSiting, Frame, PixelTransform};
 const KEPT_GEOMETRIES: usize = 16;
 /// Pictures begin at multiples of this in the staging memory, rows being read four bytes at a time.
 const ALIGNMENT: usize = 256;
+/// Bytes that are worth a thread of their own: copying them takes ten times as long as starting it.
+const STAGING_SHARE_BYTES: usize = 8 << 20;
+/// Threads that copy at most; four fill the bus of the fastest cards.
+const STAGING_THREADS: usize = 4;
 
 /// Why a batch could not be brought to the model's input.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,7 @@ struct Tables {
 /// Brings frames of any sizes to one input size in device memory.
 pub struct Preprocessor {
     gpu: Gpu,
+    stream: Arc<CudaStream>,
     input: [u32; 2],
     most: usize,
     half: bool,
@@ -84,10 +90,10 @@ pub struct Uploaded {
 
 impl Preprocessor {
     /// For batches of up to `most` frames (at most [`MAX_PICTURES`]) into an input of `input` pixels, as 16-bit
-    /// floats when `half`, else as 32-bit ones.
+    /// floats when `half`, else as 32-bit ones. All work goes into `stream`.
     pub fn new(
         gpu: &Gpu,
-        stream: &Arc<CudaStream>,
+        stream: Arc<CudaStream>,
         input: [u32; 2],
         most: usize,
         half: bool,
@@ -99,13 +105,13 @@ impl Preprocessor {
         let bytes = values * if half { 2 } else { 4 };
         let out = stream.alloc_zeros(bytes).map_err(cuda("memory for the model's input"))?;
         // Grown by the first batch.
-        let (staging, pictures) = memory(gpu, stream, ALIGNMENT)?;
-        Ok(Self { gpu: gpu.clone(), input, most, half, tables: vec![], staging, pictures, out })
+        let (staging, pictures) = memory(gpu, &stream, ALIGNMENT)?;
+        Ok(Self { gpu: gpu.clone(), stream, input, most, half, tables: vec![], staging, pictures, out })
     }
 
     /// Address of the input on the device, `[frames, 3, height, width]`.
-    pub fn out(&self, stream: &CudaStream) -> u64 {
-        self.out.device_ptr(stream).0
+    pub fn out(&self) -> u64 {
+        self.out.device_ptr(&self.stream).0
     }
 
     /// Bytes of one picture's input.
@@ -113,9 +119,9 @@ impl Preprocessor {
         3 * self.input[0] as usize * self.input[1] as usize * if self.half { 2 } else { 4 }
     }
 
-    /// Copies the frames into staging memory and puts their way to the device into `stream`. The stream must have
-    /// run whatever the last call put there: staging memory is used again.
-    pub fn upload(&mut self, stream: &Arc<CudaStream>, frames: &[Frame]) -> Result<Uploaded, Error> {
+    /// Copies the frames into staging memory and puts their way to the device into the stream, which must have run
+    /// whatever the last call put there: staging memory is used again.
+    pub fn upload(&mut self, frames: &[Frame]) -> Result<Uploaded, Error> {
         if frames.is_empty() || frames.len() > self.most {
             return Err(Error::Count { found: frames.len(), most: self.most });
         }
@@ -130,69 +136,108 @@ impl Preprocessor {
         let places = places_of(&planes);
         let bytes = places.last().map_or(0, |place| place.end);
         if self.staging.len() < bytes {
-            (self.staging, self.pictures) = memory(&self.gpu, stream, bytes)?;
+            (self.staging, self.pictures) = memory(&self.gpu, &self.stream, bytes)?;
         }
-        let base = self.pictures.device_ptr(stream).0;
+        self.forget_old_tables(frames.len());
         let tables: Vec<usize> =
-            frames.iter().map(|frame| self.tables_for(stream, frame)).collect::<Result<_, _>>()?;
+            frames.iter().map(|frame| self.tables_for(frame)).collect::<Result<_, _>>()?;
+        self.stage(&planes, &places)?;
 
-        let staging = self.staging.as_mut_slice().map_err(cuda("staging memory"))?;
+        let base = self.pictures.device_ptr(&self.stream).0;
         let mut pictures = Vec::with_capacity(frames.len());
         for (((frame, planes), place), tables) in frames.iter().zip(&planes).zip(&places).zip(tables) {
-            let mut at = place.start;
-            let on_device = rows_of(planes).map(|rows| {
-                staging[at..at + rows.data.len()].copy_from_slice(rows.data);
-                let plane = plane_at(base + at as u64, rows);
-                at += rows.data.len().next_multiple_of(ALIGNMENT);
-                plane
-            });
-            let on_device = by_sample(planes, on_device.collect());
-            // Each picture travels while the next one is copied.
-            let mut to = self.pictures.slice_mut(place.clone());
-            stream.memcpy_htod(&staging[place.clone()], &mut to).map_err(cuda("copying a picture"))?;
+            let on_device = rows_of(planes).zip(starts_of(planes, place.start));
+            let on_device = on_device.map(|(rows, start)| plane_at(base + start as u64, rows)).collect();
             let Tables { geometry, axes, .. } = &self.tables[tables];
             let conversion = Conversion::new(frame.matrix, frame.range);
-            pictures.push((Picture::new(on_device, *axes, geometry, &conversion), geometry));
+            let planes = by_sample(planes, on_device);
+            pictures.push((Picture::new(planes, *axes, geometry, &conversion), geometry));
         }
         let transforms = pictures.iter().map(|(_, geometry)| geometry.transform).collect();
-        let batch = Batch::new(&pictures, self.input, self.out.device_ptr(stream).0, self.half);
+        let batch = Batch::new(&pictures, self.input, self.out(), self.half);
         Ok(Uploaded { batch, count: frames.len(), transforms })
     }
 
-    /// Puts the launch into `stream`.
-    pub fn launch(&self, stream: &CudaStream, uploaded: &Uploaded) -> Result<(), Error> {
-        self.launch_as(uploaded.batch.kernel(), stream, uploaded)
+    /// Copies the planes to their places in staging memory and on to the device: each picture travels while the next
+    /// one is copied, and several threads copy when there is much (one core moves about as much as the bus does).
+    fn stage(&mut self, planes: &[Planes<'_>], places: &[Range<usize>]) -> Result<(), Error> {
+        let base = self.pictures.device_ptr(&self.stream).0;
+        let stream = &self.stream;
+        let mut rest = self.staging.as_mut_slice().map_err(cuda("staging memory"))?;
+        let mut work = Vec::with_capacity(planes.len());
+        for (planes, place) in planes.iter().zip(places) {
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(place.len());
+            work.push((planes, place, mine));
+            rest = others;
+        }
+        let copy = |work: &mut [(&Planes<'_>, &Range<usize>, &mut [u8])]| {
+            for (planes, place, staging) in work {
+                for (rows, start) in rows_of(planes).zip(starts_of(planes, 0)) {
+                    staging[start..start + rows.data.len()].copy_from_slice(rows.data);
+                }
+                stream.context().bind_to_thread().map_err(cuda("copying a picture"))?;
+                // SAFETY: the place lies in `pictures`, and staging memory is not touched before the stream has run.
+                unsafe { result::memcpy_htod_async(base + place.start as u64, staging, stream.cu_stream()) }
+                    .map_err(cuda("copying a picture"))?;
+            }
+            Ok(())
+        };
+        let bytes = places.last().map_or(0, |place| place.end);
+        let threads = (bytes / STAGING_SHARE_BYTES).clamp(1, STAGING_THREADS).min(work.len());
+        if threads == 1 {
+            return copy(&mut work);
+        }
+        let share = work.len().div_ceil(threads);
+        std::thread::scope(|scope| {
+            let started: Vec<_> =
+                work.chunks_mut(share).map(|work| scope.spawn(move || copy(work))).collect();
+            let panicked = || Error::Cuda { what: "copying a picture", error: invalid() };
+            started.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
+        })
+    }
+
+    /// Puts the launch into the stream.
+    pub fn launch(&self, uploaded: &Uploaded) -> Result<(), Error> {
+        self.launch_as(uploaded.batch.kernel(), uploaded)
     }
 
     /// The same with the kernel that is named.
-    pub fn launch_as(&self, kernel: Kernel, stream: &CudaStream, uploaded: &Uploaded) -> Result<(), Error> {
+    pub fn launch_as(&self, kernel: Kernel, uploaded: &Uploaded) -> Result<(), Error> {
         let shape = uploaded.batch.shape(kernel, uploaded.count);
         // SAFETY: planes, tables and output of the batch lie in `pictures`, `tables` and `out`, which live as long as
         // self and were written by the same stream before.
-        unsafe { self.gpu.launch(stream, kernel, shape, &uploaded.batch) }
+        unsafe { self.gpu.launch(&self.stream, kernel, shape, &uploaded.batch) }
             .map_err(cuda("launching the preprocessing"))
     }
 
     /// The input as it lies on the device, for comparisons. Waits for the stream.
-    pub fn download(&self, stream: &Arc<CudaStream>) -> Result<Vec<u8>, Error> {
-        stream.clone_dtoh(&self.out).map_err(cuda("reading the model's input back"))
+    pub fn download(&self) -> Result<Vec<u8>, Error> {
+        self.stream.clone_dtoh(&self.out).map_err(cuda("reading the model's input back"))
     }
 
     /// The tables of a frame's geometry, put on the device when they are not there yet.
-    fn tables_for(&mut self, stream: &Arc<CudaStream>, frame: &Frame) -> Result<usize, Error> {
+    fn tables_for(&mut self, frame: &Frame) -> Result<usize, Error> {
         let (source, siting) = ([frame.width, frame.height], frame.siting);
         let known = |tables: &Tables| tables.geometry.source == source && tables.geometry.siting == siting;
         if let Some(at) = self.tables.iter().position(known) {
             return Ok(at);
         }
-        self.tables.push(Tables::new(stream, source, siting, self.input)?);
+        self.tables.push(Tables::new(&self.stream, source, siting, self.input)?);
         Ok(self.tables.len() - 1)
     }
 
-    /// Forgets tables of geometries that were not met for long. Call when the stream has run everything.
-    pub fn forget_old_tables(&mut self) {
-        let surplus = self.tables.len().saturating_sub(KEPT_GEOMETRIES);
-        self.tables.drain(..surplus);
+    /// Makes room for the tables of `more` pictures when there are too many. The stream has run whatever used them.
+    fn forget_old_tables(&mut self, more: usize) {
+        if self.tables.len() + more > KEPT_GEOMETRIES + self.most {
+            self.tables.clear();
+        }
+    }
+}
+
+impl Drop for Preprocessor {
+    /// Staging memory and tables must not go while the device reads them. When waiting fails the device has stopped.
+    fn drop(&mut self) {
+        let _ = self.stream.synchronize();
     }
 }
 
@@ -259,8 +304,8 @@ fn rows_of<'a>(planes: &'a Planes<'a>) -> impl Iterator<Item = &'a PlaneRows<'a>
     }
 }
 
-/// Where the planes of each picture go, one picture after the other.
-fn places_of(planes: &[Planes<'_>]) -> Vec<std::ops::Range<usize>> {
+/// Where each picture goes, one after the other.
+fn places_of(planes: &[Planes<'_>]) -> Vec<Range<usize>> {
     let mut end = 0;
     let place = |planes: &Planes<'_>| {
         let start = end;
@@ -268,6 +313,15 @@ fn places_of(planes: &[Planes<'_>]) -> Vec<std::ops::Range<usize>> {
         start..end
     };
     planes.iter().map(place).collect()
+}
+
+/// Where the planes of a picture begin that begins at `start`.
+fn starts_of<'a>(planes: &'a Planes<'a>, start: usize) -> impl Iterator<Item = usize> {
+    rows_of(planes).scan(start, |next, rows| {
+        let start = *next;
+        *next += rows.data.len().next_multiple_of(ALIGNMENT);
+        Some(start)
+    })
 }
 
 fn plane_at(address: u64, rows: &PlaneRows<'_>) -> Plane {
