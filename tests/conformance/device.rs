@@ -14,7 +14,7 @@ use standoff::backend::cuda::{CudaBackend, Gpu, NoGpu, Preprocessor};
 use standoff::backend::onnxruntime::device::{DeviceSession, Provider};
 use standoff::backend::{self, Backend, BackendError, BackendSettings};
 use standoff::model::graph::Precision;
-use standoff::types::{Batch, Frame};
+use standoff::types::{Batch, Frame, HostPlanes, Pixels};
 
 use super::kernels::{Build, batches, compiler, preprocessed, real_frames};
 use super::support::{environment, installed};
@@ -422,8 +422,8 @@ fn what_the_cuda_provider_says() {
 
 /// The frame with other codes.
 fn shifted(frame: &Frame, by: u8) -> Frame {
-    let standoff::types::Pixels::Host { format, data, planes } = &frame.pixels;
+    let HostPlanes { format, data, planes } = frame.pixels.host().unwrap();
     let data: Vec<u8> = data.iter().map(|code| code.wrapping_add(by)).collect();
-    let pixels = standoff::types::Pixels::Host { format: *format, data: data.into(), planes: planes.clone() };
+    let pixels = Pixels::Host { format, data: data.into(), planes: planes.to_vec() };
     Frame { pixels, ..frame.clone() }
 }

@@ -11,7 +11,8 @@ use standoff::backend::cuda::host;
 use standoff::backend::cuda::launch::{
     Axis, Batch, DepthToPoints, Kernel, NearestPair, Picture, Plane, Shape, ZoneHistogram, pair_of_key,
 };
-use standoff::backend::cuda::preprocessor::{by_sample, table_bytes};
+use standoff::backend::cuda::picture::by_sample;
+use standoff::backend::cuda::preprocessor::table_bytes;
 use standoff::preprocess::color::{Conversion, i420_from_rgb};
 use standoff::preprocess::{Geometry, Planes, planes_of};
 use standoff::types::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, PixelTransform, Pixels};
@@ -117,7 +118,7 @@ pub fn preprocessed(
                 step: 1,
                 row_bytes: rows.row_bytes as i32,
             };
-            let planes = by_sample(&planes, rows.iter().map(plane).collect());
+            let planes = by_sample(frame.pixels.host().unwrap().format, &rows.iter().map(plane).collect::<Vec<_>>());
             let conversion = Conversion::new(frame.matrix, frame.range);
             (Picture::new(planes, axes.as_ptr() as u64, geometry, &conversion), geometry)
         })
@@ -205,7 +206,7 @@ fn aligned(frame: &Frame) -> Frame {
     let end = data.len() + rows.last().unwrap().row_bytes - places.last().unwrap().stride;
     data.truncate(end);
     data.shrink_to_fit();
-    let Pixels::Host { format, .. } = frame.pixels;
+    let format = frame.pixels.host().unwrap().format;
     Frame { pixels: Pixels::Host { format, data: data.into(), planes: places }, ..frame.clone() }
 }
 

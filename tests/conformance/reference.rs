@@ -4,7 +4,7 @@ use bytes::Bytes;
 use standoff::clock::{Timestamp, UtcMillis};
 use standoff::preprocess::{MEAN, STD};
 use standoff::types::{
-    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, PixelTransform, Pixels, Plane,
+    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, PixelFormat, PixelTransform, Pixels, Plane,
 };
 
 use super::support::Random;
@@ -46,7 +46,7 @@ pub fn random_frame(width: u32, height: u32, format: PixelFormat, seed: u64) -> 
 }
 
 fn code(frame: &Frame, channel: usize, x: usize, y: usize) -> f64 {
-    let Pixels::Host { format, data, planes } = &frame.pixels;
+    let HostPlanes { format, data, planes } = frame.pixels.host().unwrap();
     let at = match (format, channel) {
         (_, 0) => planes[0].offset + y * planes[0].stride + x,
         (PixelFormat::I420, c) => planes[c].offset + y * planes[c].stride + x,

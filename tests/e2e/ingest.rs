@@ -11,7 +11,7 @@ use standoff::clock;
 use standoff::ingest::clip::Clip;
 use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, RtspSource, StreamUrl};
 use standoff::slot::{HealthBoard, Slots};
-use standoff::types::{CameraHealth, CameraId, CameraState, Frame, Pixels, Reason, Secret};
+use standoff::types::{CameraHealth, CameraId, CameraState, Frame, HostPlanes, Reason, Secret};
 
 use crate::rtsp::{AioServer, LaunchServer, Proxy, data, dock, free_port, serve, wait_for};
 
@@ -73,7 +73,7 @@ impl Camera {
 }
 
 fn luma(frame: &Frame) -> Vec<u8> {
-    let Pixels::Host { data, planes, .. } = &frame.pixels;
+    let HostPlanes { data, planes, .. } = frame.pixels.host().unwrap();
     let (width, height, plane) = (frame.width as usize, frame.height as usize, planes[0]);
     (0..height).flat_map(|y| data[plane.offset + y * plane.stride..][..width].to_vec()).collect()
 }
