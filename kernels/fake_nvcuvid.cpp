@@ -2,8 +2,9 @@
 // decoders give it and paints pictures of its own, each with the number of the picture it was asked for, so that a
 // test knows what has to arrive. It does not decode.
 //
-// FAKE_NVDEC_SESSIONS=1   takes so many sessions at a time        FAKE_NVDEC_BREAKS=40    fails at the 40th picture
-// FAKE_NVDEC_SILENT=1     (with BREAKS) decodes without error and maps no picture from then on
+// FAKE_NVDEC_SESSIONS=1   takes so many sessions at a time
+// FAKE_NVDEC_BREAKS=40    refuses every picture from the 40th on
+// FAKE_NVDEC_NONE=1       can decode nothing: GStreamer registers its uploader and no decoder
 //
 // Structures: NVIDIA's cuviddec.h of the Video Codec SDK (MIT), those fields that are used.
 
@@ -74,14 +75,13 @@ int number(const char *name, int otherwise) {
     return text ? std::atoi(text) : otherwise;
 }
 
-bool broken() { return int(decoded) >= number("FAKE_NVDEC_BREAKS", INT32_MAX); }
-
 }  // namespace
 
 extern "C" {
 
 int cuvidGetDecoderCaps(Caps *caps) {
-    caps->supported = caps->codec == CODEC_H264 && caps->chroma == CHROMA_420 && caps->depth_minus_8 == 0;
+    const bool none = number("FAKE_NVDEC_NONE", 0) != 0;
+    caps->supported = !none && caps->codec == CODEC_H264 && caps->chroma == CHROMA_420 && caps->depth_minus_8 == 0;
     caps->min_width = caps->min_height = 48;
     caps->max_width = caps->max_height = 4096;
     return OK;
@@ -103,29 +103,26 @@ int cuvidDestroyDecoder(Decoder *decoder) {
 }
 
 int cuvidDecodePicture(Decoder *decoder, const Pictures *pictures) {
-    if (broken() && number("FAKE_NVDEC_SILENT", 0) == 0) return UNKNOWN;
+    if (int(decoded) >= number("FAKE_NVDEC_BREAKS", INT32_MAX)) return UNKNOWN;
     decoder->numbers[pictures->index] = decoded++;
     return OK;
 }
 
 int cuvidMapVideoFrame64(Decoder *decoder, int index, uintptr_t *address, unsigned *pitch, const Process *process) {
-    if (broken()) return UNKNOWN;
     const unsigned width = decoder->width, height = decoder->height, n = decoder->numbers[index];
     *pitch = (width + 255) / 256 * 256;
 
-    auto *picture = new std::vector<unsigned char>(size_t(*pitch) * (height + (height + 1) / 2), 0xEE);
+    std::vector<unsigned char> picture(size_t(*pitch) * (height + (height + 1) / 2), 0xEE);
     for (unsigned y = 0; y < height; ++y) {
-        for (unsigned x = 0; x < width; ++x) (*picture)[size_t(y) * *pitch + x] = (x + 3 * y + 7 * n) & 0xFF;
+        for (unsigned x = 0; x < width; ++x) picture[size_t(y) * *pitch + x] = (x + 3 * y + 7 * n) & 0xFF;
     }
     for (unsigned y = 0; y < (height + 1) / 2; ++y) {
         for (unsigned x = 0; x < width + width % 2; ++x) {
-            (*picture)[size_t(height + y) * *pitch + x] = (5 * x + y + 11 * n) & 0xFF;
+            picture[size_t(height + y) * *pitch + x] = (5 * x + y + 11 * n) & 0xFF;
         }
     }
-    if (int error = cuMemAlloc_v2(address, picture->size())) return error;
-    const int error = cuMemcpyHtoDAsync_v2(*address, picture->data(), picture->size(), process->stream);
-    delete picture;
-    return error;
+    if (int error = cuMemAlloc_v2(address, picture.size())) return error;
+    return cuMemcpyHtoDAsync_v2(*address, picture.data(), picture.size(), process->stream);
 }
 
 int cuvidUnmapVideoFrame64(Decoder *, uintptr_t address) { return cuMemFree_v2(address); }

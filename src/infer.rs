@@ -119,6 +119,7 @@ mod tests {
             dim: 1,
             max_batch: 4,
             heads: vec![],
+            reads_gpu: false,
         };
         let slots = Arc::new(Slots::default());
         let stop = Arc::new(AtomicBool::new(false));

@@ -9,6 +9,10 @@ mod backend;
 #[path = "conformance/device.rs"]
 mod device;
 #[cfg(feature = "cuda")]
+#[path = "conformance/fake.rs"]
+#[allow(dead_code, reason = "another test binary uses the rest")]
+mod fake;
+#[cfg(feature = "cuda")]
 #[path = "conformance/kernels.rs"]
 mod kernels;
 #[path = "conformance/mixed.rs"]

@@ -278,8 +278,7 @@ pub fn planes_of(frame: &Frame) -> Result<Planes<'_>, PreprocessError> {
     if planes.len() != sizes.len() {
         return Err(PreprocessError::Planes { format, expected: sizes.len(), found: planes.len() });
     }
-    let rows =
-        |index: usize| PlaneRows::new(index, data, planes[index], sizes[index][1], sizes[index][0]);
+    let rows = |index: usize| PlaneRows::new(index, data, planes[index], sizes[index][1], sizes[index][0]);
     Ok(match format {
         PixelFormat::I420 => Planes::I420([rows(0)?, rows(1)?, rows(2)?]),
         PixelFormat::Nv12 => Planes::Nv12([rows(0)?, rows(1)?]),

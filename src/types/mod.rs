@@ -18,7 +18,8 @@ pub use event::{
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{
-    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat, Pixels, Plane,
+    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat,
+    Pixels, Plane,
 };
 pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId};
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report};

@@ -17,6 +17,7 @@ use standoff::preprocess::color::{Conversion, i420_from_rgb};
 use standoff::preprocess::{Geometry, Planes, planes_of};
 use standoff::types::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, PixelTransform, Pixels};
 
+use super::fake::compiler;
 use super::reference::{frame, random_frame, reference};
 use super::support::Random;
 
@@ -118,7 +119,8 @@ pub fn preprocessed(
                 step: 1,
                 row_bytes: rows.row_bytes as i32,
             };
-            let planes = by_sample(frame.pixels.host().unwrap().format, &rows.iter().map(plane).collect::<Vec<_>>());
+            let planes =
+                by_sample(frame.pixels.host().unwrap().format, &rows.iter().map(plane).collect::<Vec<_>>());
             let conversion = Conversion::new(frame.matrix, frame.range);
             (Picture::new(planes, axes.as_ptr() as u64, geometry, &conversion), geometry)
         })
@@ -461,11 +463,6 @@ fn compile(kernels: &str, flags: &[&str], name: &str, more: Option<&str>) -> Pat
         .unwrap();
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     library
-}
-
-/// The C++ compiler that built the program.
-pub fn compiler() -> String {
-    std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
 }
 
 /// Planted mistakes: what each is, the source's words, the words of the mistake.

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use standoff::clock::{Timestamp, UtcMillis};
 use standoff::preprocess::{MEAN, STD};
 use standoff::types::{
-    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, PixelFormat, PixelTransform, Pixels, Plane,
+    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, PixelFormat, PixelTransform, Pixels,
+    Plane,
 };
 
 use super::support::Random;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gstreamer::prelude::*;
 use standoff::clock;
 use standoff::ingest::clip::Clip;
-use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, RtspSource, StreamUrl};
+use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, Reader, RtspSource, StreamUrl};
 use standoff::slot::{HealthBoard, Slots};
 use standoff::types::{CameraHealth, CameraId, CameraState, Frame, HostPlanes, Reason, Secret};
 
@@ -28,7 +28,9 @@ impl Camera {
     fn start(name: &str, source: CameraSource) -> Self {
         let id = CameraId::new(name).unwrap();
         let (slots, board) = (Arc::new(Slots::default()), Arc::new(HealthBoard::default()));
-        let handle = ingest::spawn(id.clone(), source, Duration::ZERO, slots.clone(), board.clone()).unwrap();
+        let handle =
+            ingest::spawn(id.clone(), source, Duration::ZERO, Reader::Cpu, slots.clone(), board.clone())
+                .unwrap();
         Self { id, slots, board, handle }
     }
 

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use standoff::clock::{Timestamp, UtcMillis};
-use standoff::types::{CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, PixelFormat, Pixels, Plane};
+use standoff::types::{
+    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, PixelFormat, Pixels, Plane,
+};
 
 /// Random numbers that are the same for the same seed.
 #[derive(Debug, Clone)]

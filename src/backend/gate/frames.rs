@@ -7,7 +7,8 @@ use image::{ImageFormat, RgbImage};
 use crate::clock::{Timestamp, UtcMillis};
 use crate::preprocess::color;
 use crate::types::{
-    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, InvalidName, PixelFormat, Pixels, Plane,
+    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, InvalidName, PixelFormat, Pixels,
+    Plane,
 };
 
 const PICTURES: [&[u8]; 3] =
