@@ -14,7 +14,7 @@ mod supervisor;
 pub mod url;
 
 #[cfg(feature = "gstreamer")]
-#[cfg_attr(not(feature = "cuda"), path = "without_cuda_memory.rs")]
+#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
 mod cuda_memory;
 #[cfg(feature = "gstreamer")]
 mod decoder;
@@ -24,6 +24,9 @@ mod fault;
 pub mod gst_log;
 #[cfg(feature = "gstreamer")]
 mod inventory;
+#[cfg(feature = "gstreamer")]
+#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
+mod nvmm;
 #[cfg(feature = "gstreamer")]
 mod pipeline;
 #[cfg(feature = "gstreamer")]

@@ -189,7 +189,10 @@ pub(super) fn add_decoder(
     }
     let mut elements = vec![parse, bound, decoding];
     if let Some(converter) = decoder.converter {
-        elements.push(make(camera, converter)?);
+        let converting = make(camera, converter)?;
+        // A Jetson's: rows one after the other instead of blocks.
+        set_if_there(&converting, "bl-output", "false");
+        elements.push(converting);
     }
     elements.push(sink.clone().upcast());
     if rtp {

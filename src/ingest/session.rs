@@ -381,7 +381,6 @@ fn callbacks(camera: Arc<Camera>, progress: Arc<Progress>) -> gst_app::AppSinkCa
         .new_sample(move |sink| {
             let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
             let now = clock::now();
-            progress.encoded.fed.store(0, Ordering::Relaxed);
             let keep = progress.decoder.get().and_then(|decoder| decoder.keep());
             let picture = match sample::picture(&sample, keep) {
                 Ok(picture) => picture,
@@ -395,6 +394,7 @@ fn callbacks(camera: Arc<Camera>, progress: Arc<Progress>) -> gst_app::AppSinkCa
                     return Ok(gst::FlowSuccess::Ok);
                 }
             };
+            progress.encoded.fed.store(0, Ordering::Relaxed);
             let Some(stream_time) = picture.stream_time else { return Ok(gst::FlowSuccess::Ok) };
             if let Some(last) = last_stream.replace(stream_time) {
                 note_interval(&progress.interval_ns, stream_time.saturating_sub(last));

@@ -1,4 +1,4 @@
-//! Stands for [`cuda_memory`](super::cuda_memory) in a program that was built without CUDA.
+//! Stands for `cuda_memory` and `nvmm` in a program that was built without CUDA.
 
 use gstreamer as gst;
 
@@ -8,6 +8,7 @@ pub(super) fn works() -> bool {
     false
 }
 
+#[allow(dead_code, reason = "of one of the two")]
 pub(super) fn give_context(_element: &gst::Element) {}
 
 pub(super) fn keep(
