@@ -3,6 +3,8 @@
 
 pub mod onnxruntime;
 pub mod recorded;
+#[cfg(feature = "tensorrt")]
+pub mod tensorrt;
 
 use std::path::PathBuf;
 
