@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lines kept: the last words are what explains a failure.
 const KEPT: usize = 100;
+/// Severity of the shim's own words, which say more than the lines of TensorRT's around them.
+const OWN: i32 = -1;
 /// TensorRT's severities up to this one are errors.
 const ERROR: i32 = 1;
 /// And up to this one worth a person's attention.
 const WARNING: i32 = 2;
 
-/// Hears each line with its severity (0 internal error, 1 error, 2 warning, 3 information, 4 verbose).
+/// Hears each line with its severity (-1 the shim, 0 internal error, 1 error, 2 warning, 3 information, 4 verbose).
 pub(super) type Hear = dyn Fn(i32, &str) + Send + Sync;
 
 /// A journal. Its address is given to TensorRT, so it lives in an [`Arc`] that outlives what TensorRT made.
@@ -31,7 +33,7 @@ impl Journal {
         Arc::as_ptr(self).cast_mut().cast()
     }
 
-    /// The errors in one line, else the last warning, and forgets everything.
+    /// The shim's words in one line, else TensorRT's errors, else its last warning; and forgets everything.
     pub fn last_words(&self) -> String {
         let lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
         let mut errors: Vec<&str> =
@@ -88,6 +90,9 @@ mod tests {
         say(1, c"no such operator");
         say(0, c"cannot go on");
         assert_eq!(journal.last_words(), "no such operator; cannot go on");
+        say(1, c"While parsing");
+        say(-1, c"node 'x': no such operator");
+        assert_eq!(journal.last_words(), "node 'x': no such operator");
         (0..3 * KEPT).for_each(|_| say(1, c"again"));
         assert_eq!(journal.lines.lock().unwrap().len(), KEPT);
     }

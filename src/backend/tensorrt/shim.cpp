@@ -17,13 +17,14 @@ namespace {
 
 using nvinfer1::Dims;
 
-// May be called from TensorRT's own threads. Severities are TensorRT's: 0 internal error ... 4 verbose.
+// May be called from TensorRT's own threads. Severities are TensorRT's, 0 internal error ... 4 verbose, or our -1.
 using Log = void (*)(void* user, int32_t severity, char const* words);
 using Bytes = void (*)(void* user, void const* data, size_t size);
 using Create = void* (*)(void* logger, int32_t version);
 using CreateParser = void* (*)(void* network, void* logger, int version);
 
-constexpr int32_t kErrorSeverity = 1;
+// Words of this file: they say more than the lines of TensorRT's around them.
+constexpr int32_t kOwnWords = -1;
 constexpr int32_t kMostSides = 8;
 
 // The same structs are in ffi.rs, field by field.
@@ -63,7 +64,7 @@ public:
         log_(user_, static_cast<int32_t>(severity), words == nullptr ? "" : words);
     }
 
-    void error(std::string const& words) { log_(user_, kErrorSeverity, words.c_str()); }
+    void error(std::string const& words) { log_(user_, kOwnWords, words.c_str()); }
 
 private:
     Log log_;
@@ -167,6 +168,11 @@ Step build_into(Build const& build, Logger& logger) {
         return kCreate;
     }
     if (!parse(*parser, build, logger)) {
+        return kParse;
+    }
+    if (network->getNbOutputs() == 0) {
+        // An empty file is a valid protocol buffer.
+        logger.error("there is no graph in the file");
         return kParse;
     }
     if (build.input_shape != nullptr && !set_input(*network, build.input_shape, logger)) {
