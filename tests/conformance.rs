@@ -5,8 +5,18 @@
 mod backbone;
 #[path = "conformance/backend.rs"]
 mod backend;
+#[cfg(feature = "cuda")]
+#[path = "conformance/device.rs"]
+mod device;
+#[cfg(feature = "cuda")]
+#[path = "conformance/kernels.rs"]
+mod kernels;
+#[path = "conformance/mixed.rs"]
+mod mixed;
 #[path = "conformance/preprocess.rs"]
 mod preprocess;
+#[path = "conformance/reference.rs"]
+mod reference;
 #[path = "conformance/support.rs"]
 mod support;
 #[path = "conformance/weights.rs"]

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{env, fs};
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ort::environment::Environment;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionOutputs};
-
 use ort::value::{Shape, TensorRef};
 
 use super::{Backend, BackendError, BackendSettings, BackendSpec};
 use crate::clock;
-use crate::model::graph::{BatchSize, CLS, GraphOptions, INPUT, TAPS, grid_of};
+use crate::model::graph::{BatchSize, CLS, Dialect, GraphOptions, INPUT, Precision, TAPS, grid_of};
 use crate::model::store::{Store, StoreError};
 use crate::preprocess::Preprocessor;
 use crate::types::{Batch, Dense, Features, StageTimes};
@@ -29,11 +30,23 @@ pub struct OnnxRuntime {
     preprocessor: Preprocessor,
     /// Input of a full batch, reused.
     pixels: Vec<f32>,
+    /// The same for a graph that takes 16 bits; empty for others.
+    half_pixels: Vec<f16>,
+    layers: bool,
 }
 
 impl OnnxRuntime {
     /// Opens the library, the model and its graph.
     pub fn open(settings: &BackendSettings) -> Result<Self, BackendError> {
+        Self::open_as(settings, Precision::Full, Dialect::Onnx)
+    }
+
+    /// The same with a graph that was written for a GPU: what it gives there can be tried without one.
+    pub fn open_as(
+        settings: &BackendSettings,
+        precision: Precision,
+        dialect: Dialect,
+    ) -> Result<Self, BackendError> {
         let open = |error: String| BackendError::Open(error);
         let (width, height) = (settings.input_width, settings.input_height);
         let grid = grid_of(width, height).map_err(|error| open(error.to_string()))?;
@@ -42,17 +55,18 @@ impl OnnxRuntime {
         }
         let store = Store::locate().map_err(|error| open(error.to_string()))?;
         let environment = load(&library_candidates(settings.library.as_deref(), &store))?;
+        let batch = if settings.max_batch == 1 { BatchSize::Fixed(1) } else { BatchSize::Symbolic };
         let options = GraphOptions {
-            input_width: width,
-            input_height: height,
-            batch: if settings.max_batch == 1 { BatchSize::Fixed(1) } else { BatchSize::Symbolic },
-            heads: &settings.heads,
-            tokens: false,
+            taps: settings.layers,
+            precision,
+            dialect,
+            ..GraphOptions::new([width, height], batch, &settings.heads)
         };
         let session = open_session(&environment, &store, settings, &options)?;
         let dim = dim_of(&session).ok_or_else(|| open("the graph has no CLS token".to_owned()))?;
         let preprocessor = Preprocessor::new(width, height);
         let pixels = vec![0.0; settings.max_batch * preprocessor.values()];
+        let half_pixels = if precision == Precision::Mixed { vec![f16::ZERO; pixels.len()] } else { vec![] };
         let spec = BackendSpec {
             name: format!("ONNX Runtime {} (CPU)", version()),
             input_width: width,
@@ -62,7 +76,8 @@ impl OnnxRuntime {
             max_batch: settings.max_batch,
             heads: settings.heads.iter().map(|head| head.name.clone()).collect(),
         };
-        let mut backend = Self { spec, session, preprocessor, pixels };
+        let layers = settings.layers;
+        let mut backend = Self { spec, session, preprocessor, pixels, half_pixels, layers };
         // A full batch fixes the arena at its final size and pays for the first run now.
         backend.forward(settings.max_batch, |_| Ok(()))?;
         Ok(backend)
@@ -74,10 +89,20 @@ impl OnnxRuntime {
         frames: usize,
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
-        let values = self.preprocessor.values();
+        let values = frames * self.preprocessor.values();
         let shape = [frames, 3, self.spec.input_height as usize, self.spec.input_width as usize];
-        let input = TensorRef::from_array_view((shape, &self.pixels[..frames * values])).map_err(infer)?;
-        let outputs = self.session.run(ort::inputs![INPUT => input]).map_err(infer)?;
+        let pixels = &self.pixels[..values];
+        let outputs = match self.half_pixels.get_mut(..values) {
+            None => {
+                let input = TensorRef::from_array_view((shape, pixels)).map_err(infer)?;
+                self.session.run(ort::inputs![INPUT => input]).map_err(infer)?
+            }
+            Some(half_pixels) => {
+                half_pixels.convert_from_f32_slice(pixels);
+                let input = TensorRef::from_array_view((shape, &*half_pixels)).map_err(infer)?;
+                self.session.run(ort::inputs![INPUT => input]).map_err(infer)?
+            }
+        };
         read(&outputs)
     }
 }
@@ -109,11 +134,12 @@ impl Backend for OnnxRuntime {
         }
 
         let (grid, dim, heads) = (self.spec.grid, self.spec.dim, self.spec.heads.clone());
+        let taps: &[&str] = if self.layers { &TAPS } else { &[] };
         let start = clock::monotonic();
         let mut features = self.forward(count, |outputs| {
             let mut features = Vec::with_capacity(count);
             for (at, (frame, (transform, preprocess))) in batch.frames.iter().zip(&prepared).enumerate() {
-                let layers = TAPS.iter().map(|tap| part(outputs, tap, at, grid.len() * dim));
+                let layers = taps.iter().map(|tap| part(outputs, tap, at, grid.len() * dim));
                 let dense = heads.iter().map(|head| {
                     let values = part_of_any_length(outputs, head, at, count)?;
                     Ok((head.clone(), Dense { channels: values.len() / grid.len(), values }))

@@ -133,7 +133,7 @@ fn write_graph(store: &Store, export: &Export) -> anyhow::Result<()> {
     let file = store.resolve(&export.model)?;
     let (weights, _) = Weights::read(&file).with_context(|| file.display().to_string())?;
     let [input_width, input_height] = export.size;
-    let options = GraphOptions { input_width, input_height, batch: export.batch, heads: &[], tokens: false };
+    let options = GraphOptions::new([input_width, input_height], export.batch, &[]);
     let out: &Path = &export.out;
     graph::save(graph::write(&weights, &options)?, out).with_context(|| out.display().to_string())?;
     println!("wrote {}: {} at {input_width}x{input_height}", out.display(), weights.describe());

@@ -123,6 +123,7 @@ impl ModelSettings {
             max_batch: self.max_batch,
             threads: (self.threads > 0).then_some(self.threads),
             heads,
+            layers: false,
             recorded: self.recorded.clone(),
             library: None,
         }

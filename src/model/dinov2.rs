@@ -4,18 +4,19 @@
 //! Two things are folded into weights, both exact in arithmetic: the scale of the queries, and layer scale into
 //! the linear map before it.
 
-use super::builder::{GraphBuilder, Value};
+use super::builder::{Dialect, GraphBuilder, Value};
 use super::position::{Resampling, interpolate};
 use super::weights::{Block, Ffn, HEAD_DIM, Linear, PATCH_PX, Tensor, Weights};
 use crate::types::Grid;
 
-/// What a backbone gives, for `batch` pictures.
+/// What a backbone gives, for `batch` pictures, in 32 bits.
 pub(super) struct Backbone {
     /// Patch tokens after four of the blocks, without the final norm, `[batch, rows * cols, dim]` each.
     pub taps: Vec<Value>,
     /// CLS token after the final norm, `[batch, dim]`.
     pub cls: Value,
-    /// All tokens after the last block, without the final norm, `[batch, 1 + registers + rows * cols, dim]`.
+    /// All tokens after the last block, without the final norm, `[batch, 1 + registers + rows * cols, dim]`, in the
+    /// floats of the layers.
     pub last: Value,
 }
 
@@ -27,13 +28,15 @@ pub(super) fn backbone(g: &mut GraphBuilder, weights: &Weights, pixels: &Value, 
     for (i, block) in weights.blocks.iter().enumerate() {
         x = g.scope(&format!("blocks.{i}"), |g| transformer_block(g, block, weights.heads(), &x));
         if weights.taps().contains(&(i + 1)) {
-            taps.push(g.slice(&x, 1, prefix, prefix + grid.len()));
+            let tap = g.slice(&x, 1, prefix, prefix + grid.len());
+            taps.push(g.to_full(&tap));
         }
     }
     let cls = g.scope("cls", |g| {
         let cls = g.slice(&x, 1, 0, 1);
         let cls = g.reshape(&cls, &[0, -1]);
-        g.layer_norm("norm", &cls, &weights.norm)
+        let normed = g.layer_norm("norm", &cls, &weights.norm);
+        g.to_full(&normed)
     });
     Backbone { taps, cls, last: x }
 }
@@ -42,13 +45,13 @@ pub(super) fn backbone(g: &mut GraphBuilder, weights: &Weights, pixels: &Value, 
 fn embed(g: &mut GraphBuilder, weights: &Weights, pixels: &Value, grid: Grid) -> Value {
     let patches = patch_embed(g, weights, pixels);
     let [cls_place, places] = position_embedding(weights, grid);
-    let places = g.floats("places", &[1, grid.len(), weights.dim], &places);
+    let places = g.weight("places", &[1, grid.len(), weights.dim], &places);
     let patches = g.add(&patches, &places);
 
     let mut front = weights.cls_token.values.clone();
     front.iter_mut().zip(&cls_place).for_each(|(token, place)| *token += place);
     front.extend(weights.register_tokens.iter().flat_map(|tokens| &tokens.values));
-    let front = g.floats("front", &[1, 1 + weights.registers(), weights.dim], &front);
+    let front = g.weight("front", &[1, 1 + weights.registers(), weights.dim], &front);
     let front = repeat_for_batch(g, &front, pixels);
     g.concat(&[&front, &patches], 1)
 }
@@ -97,6 +100,13 @@ fn transformer_block(g: &mut GraphBuilder, block: &Block, heads: usize, x: &Valu
 
 /// Multi-head self-attention, `softmax(q k^T / sqrt d) v` in heads of width d = 64.
 fn attention(g: &mut GraphBuilder, block: &Block, heads: usize, x: &Value) -> Value {
+    let proj = scaled(&block.proj, &block.ls1.values);
+    if g.dialect == Dialect::OnnxRuntime {
+        let qkv = g.linear("qkv", x, &block.qkv);
+        let [q, k, v] = g.split(&qkv, -1);
+        let mixed = g.multi_head_attention([&q, &k, &v], heads);
+        return g.linear("proj", &mixed, &proj);
+    }
     let [q, k, v] = split_rows(&block.qkv);
     let q = scaled(&q, &vec![(HEAD_DIM as f32).sqrt().recip(); heads * HEAD_DIM]);
     let head_rows = |g: &mut GraphBuilder, name: &str, linear: &Linear| {
@@ -107,11 +117,13 @@ fn attention(g: &mut GraphBuilder, block: &Block, heads: usize, x: &Value) -> Va
     let (q, k, v) = (head_rows(g, "q", &q), head_rows(g, "k", &k), head_rows(g, "v", &v));
     let k_columns = g.transpose(&k, &[0, 1, 3, 2]);
     let scores = g.matmul(&q, &k_columns);
+    let scores = g.to_full(&scores);
     let weights = g.softmax(&scores);
+    let weights = g.to_working(&weights);
     let mixed = g.matmul(&weights, &v);
     let mixed = g.transpose(&mixed, &[0, 2, 1, 3]);
     let mixed = g.reshape(&mixed, &[0, 0, (heads * HEAD_DIM) as i64]);
-    g.linear("proj", &mixed, &scaled(&block.proj, &block.ls1.values))
+    g.linear("proj", &mixed, &proj)
 }
 
 /// The two-layer network of a block, its layer scale folded into the last map.

@@ -7,9 +7,10 @@ use std::path::Path;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::builder::{GraphBuilder, Value};
+pub use super::builder::{Dialect, Precision};
+use super::builder::{GraphBuilder, ONNX_RUNTIME_DOMAIN, Value};
 use super::dinov2::{Backbone, backbone};
-use super::onnx::{Dim, EXTERNAL, ModelProto, OperatorSetId, StringStringEntry, ValueInfoProto};
+use super::onnx::{Dim, EXTERNAL, FLOAT, ModelProto, OperatorSetId, StringStringEntry, ValueInfoProto};
 use super::weights::{PATCH_PX, Weights, hex, le_bytes};
 use crate::types::Grid;
 
@@ -91,8 +92,31 @@ pub struct GraphOptions<'a> {
     pub batch: BatchSize,
     /// Heads to append.
     pub heads: &'a [GraphHead],
+    /// Whether the [`TAPS`] are outputs: megabytes a frame that only training and `standoff probe` read.
+    pub taps: bool,
     /// Whether [`TOKENS`] is an output too.
     pub tokens: bool,
+    /// In which floats it computes.
+    pub precision: Precision,
+    /// For whom it is written.
+    pub dialect: Dialect,
+}
+
+impl<'a> GraphOptions<'a> {
+    /// Everything that all backends agree on, in 32 bits, for everybody.
+    pub fn new(input: [u32; 2], batch: BatchSize, heads: &'a [GraphHead]) -> Self {
+        let [input_width, input_height] = input;
+        Self {
+            input_width,
+            input_height,
+            batch,
+            heads,
+            taps: true,
+            tokens: false,
+            precision: Precision::Full,
+            dialect: Dialect::Onnx,
+        }
+    }
 }
 
 /// Why a graph cannot be written.
@@ -116,6 +140,14 @@ pub enum GraphError {
         /// What is wrong.
         problem: String,
     },
+    /// A weight is beyond 16-bit floats.
+    #[error("weight '{name}' holds {value}, 16-bit floats end at 65504: set model.precision to full")]
+    TooLarge {
+        /// Its name in the graph.
+        name: String,
+        /// The value.
+        value: f32,
+    },
 }
 
 /// The patch grid of an input size. Fails when the sides are no multiples of 14.
@@ -133,28 +165,37 @@ pub fn write(weights: &Weights, options: &GraphOptions<'_>) -> Result<ModelProto
     for (i, head) in options.heads.iter().enumerate() {
         check_head(head, weights.dim, &options.heads[..i])?;
     }
-    let mut g = GraphBuilder::default();
+    let mut g = GraphBuilder::new(options.precision, options.dialect);
     let net = backbone(&mut g, weights, &Value(INPUT.to_owned()), grid);
     let outputs = write_outputs(&mut g, weights, options, grid, &net);
 
+    if let Some((name, value)) = g.too_large {
+        return Err(GraphError::TooLarge { name, value });
+    }
+    let input_type = g.working_type();
     let mut graph = g.graph;
     graph.name = Some("dinov2".to_owned());
     let batch = || match options.batch {
         BatchSize::Fixed(n) => Dim::Value(n as i64),
         BatchSize::Symbolic => Dim::Param("batch".to_owned()),
     };
-    let shaped = |name: &str, sides: &[usize]| {
+    let shaped = |name: &str, elem_type: i32, sides: &[usize]| {
         let sides = sides.iter().map(|side| Dim::Value(*side as i64));
-        ValueInfoProto::float(name, std::iter::once(batch()).chain(sides).collect())
+        ValueInfoProto::tensor(name, elem_type, std::iter::once(batch()).chain(sides).collect())
     };
-    graph.input = vec![shaped(INPUT, &[3, options.input_height as usize, options.input_width as usize])];
-    graph.output = outputs.iter().map(|(name, sides)| shaped(name, sides)).collect();
+    let [width, height] = [options.input_width, options.input_height].map(|side| side as usize);
+    graph.input = vec![shaped(INPUT, input_type, &[3, height, width])];
+    graph.output = outputs.iter().map(|(name, sides)| shaped(name, FLOAT, sides)).collect();
+    let mut opset_import = vec![OperatorSetId { domain: Some(String::new()), version: Some(OPSET) }];
+    if options.dialect == Dialect::OnnxRuntime {
+        opset_import.push(OperatorSetId { domain: Some(ONNX_RUNTIME_DOMAIN.to_owned()), version: Some(1) });
+    }
     Ok(ModelProto {
         ir_version: Some(IR_VERSION),
         producer_name: Some("standoff".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         graph: Some(graph),
-        opset_import: vec![OperatorSetId { domain: Some(String::new()), version: Some(OPSET) }],
+        opset_import,
         metadata_props: vec![
             StringStringEntry::new("model", weights.describe()),
             StringStringEntry::new("writer", WRITER_VERSION.to_string()),
@@ -171,7 +212,7 @@ fn write_outputs(
     net: &Backbone,
 ) -> Vec<(String, Vec<usize>)> {
     let mut outputs = Vec::new();
-    for (name, tap) in TAPS.iter().zip(&net.taps) {
+    for (name, tap) in TAPS.iter().zip(&net.taps).filter(|_| options.taps) {
         g.output(tap, name);
         outputs.push((String::from(*name), vec![grid.len(), weights.dim]));
     }
@@ -184,6 +225,7 @@ fn write_outputs(
     }
     if options.tokens {
         let tokens = g.layer_norm("tokens", &net.last, &weights.norm);
+        let tokens = g.to_full(&tokens);
         g.output(&tokens, TOKENS);
         outputs.push((TOKENS.to_owned(), vec![1 + weights.registers() + grid.len(), weights.dim]));
     }
@@ -257,7 +299,8 @@ fn write_moments(g: &mut GraphBuilder, logits: &Value, values: &[f32]) -> Value 
     g.concat(&[&mean, &sigma], -1)
 }
 
-/// Everything but the weights that a graph depends on, for the name of its file: input, batch, heads, writer.
+/// Everything but the weights that a graph depends on, for the name of its file: input, batch, heads, outputs,
+/// precision, dialect, writer.
 pub fn key(options: &GraphOptions<'_>) -> String {
     let mut hash = Sha256::new();
     for head in options.heads {
@@ -278,9 +321,15 @@ pub fn key(options: &GraphOptions<'_>) -> String {
         BatchSize::Fixed(n) => n.to_string(),
         BatchSize::Symbolic => "n".to_owned(),
     };
-    let tokens = if options.tokens { "-tokens" } else { "" };
-    let (width, height) = (options.input_width, options.input_height);
-    format!("{width}x{height}-b{batch}-h{heads}{tokens}-v{WRITER_VERSION}")
+    let mark = |wanted: bool, mark: &'static str| if wanted { mark } else { "" };
+    let marks = [
+        mark(!options.taps, "-dense"),
+        mark(options.tokens, "-tokens"),
+        mark(options.precision == Precision::Mixed, "-f16"),
+        mark(options.dialect == Dialect::OnnxRuntime, "-ort"),
+    ];
+    let (width, height, marks) = (options.input_width, options.input_height, marks.concat());
+    format!("{width}x{height}-b{batch}-h{heads}{marks}-v{WRITER_VERSION}")
 }
 
 /// Saves a model at `path`, whole or not at all; above 2 GB the weights go to `<path>.data` beside it.

@@ -249,9 +249,14 @@ pub enum Dim {
 impl ValueInfoProto {
     /// A tensor of 32-bit floats.
     pub fn float(name: &str, dims: Vec<Dim>) -> Self {
+        Self::tensor(name, FLOAT, dims)
+    }
+
+    /// A tensor of values of a type.
+    pub fn tensor(name: &str, elem_type: i32, dims: Vec<Dim>) -> Self {
         let dim = dims.into_iter().map(|dim| DimensionProto { value: Some(dim) }).collect();
         let shape = Some(TensorShapeProto { dim });
-        let tensor_type = Some(TensorTypeProto { elem_type: Some(FLOAT), shape });
+        let tensor_type = Some(TensorTypeProto { elem_type: Some(elem_type), shape });
         Self { name: Some(name.to_owned()), r#type: Some(TypeProto { tensor_type }) }
     }
 }

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::graph::{self, GraphError, GraphOptions};
 use super::weights::{Weights, WeightsError, hex};
 
-/// Graphs kept; a new one pushes out the one that was written first.
-const KEPT_GRAPHS: usize = 8;
+/// Graphs kept; a new one pushes out the one that was written first. A GPU has one for each batch size and precision.
+const KEPT_GRAPHS: usize = 16;
 
 /// Why the store cannot give or take something.
 #[derive(Debug, thiserror::Error)]

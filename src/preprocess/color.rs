@@ -17,16 +17,20 @@ fn luma_weights(matrix: ColorMatrix) -> (f64, f64) {
 
 /// YUV codes (0 to 255) to RGB (0 to 1): `rgb = scale_y * y + from_u * u + from_v * v + bias`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Conversion {
-    scale_y: f32,
-    from_u: [f32; 3],
-    from_v: [f32; 3],
-    bias: [f32; 3],
+pub struct Conversion {
+    /// Weight of Y in each of R, G and B.
+    pub scale_y: f32,
+    /// Weights of U in R, G and B.
+    pub from_u: [f32; 3],
+    /// Weights of V in R, G and B.
+    pub from_v: [f32; 3],
+    /// What is added to R, G and B.
+    pub bias: [f32; 3],
 }
 
 impl Conversion {
     /// The conversion of one matrix and range.
-    pub(super) fn new(matrix: ColorMatrix, range: ColorRange) -> Self {
+    pub fn new(matrix: ColorMatrix, range: ColorRange) -> Self {
         let (red, blue) = luma_weights(matrix);
         let green = 1.0 - red - blue;
         let (black, luma_span, chroma_span) = match range {

@@ -2,7 +2,7 @@
 //! live here once. Pure: no clock, no I/O, no threads.
 
 pub mod color;
-mod resample;
+pub mod resample;
 
 use crate::types::{ChromaSiting, Frame, PixelFormat, PixelTransform, Pixels, Plane};
 
@@ -98,28 +98,40 @@ fn resized_size(transform: &PixelTransform) -> [usize; 2] {
 #[derive(Debug)]
 pub struct Preprocessor {
     input: [u32; 2],
-    tables: Vec<Tables>,
+    tables: Vec<Geometry>,
     scratch: Scratch,
 }
 
-/// What depends on a picture's geometry only: its place in the input and the filters of each axis.
+/// What depends on a picture's size and siting only: its place in the input and the filters of each axis.
 #[derive(Debug)]
-struct Tables {
-    source: [u32; 2],
-    siting: ChromaSiting,
-    transform: PixelTransform,
-    luma: [Axis; 2],
-    chroma: [Axis; 2],
+pub struct Geometry {
+    /// Width and height of the picture in pixels.
+    pub source: [u32; 2],
+    /// Where its chroma samples lie.
+    pub siting: ChromaSiting,
+    /// Where the picture's pixels go.
+    pub transform: PixelTransform,
+    /// The filters of the luma plane: across and down.
+    pub luma: [Axis; 2],
+    /// The filters of the chroma planes: across and down.
+    pub chroma: [Axis; 2],
 }
 
-impl Tables {
-    fn new(source: [u32; 2], siting: ChromaSiting, input: [u32; 2]) -> Self {
+impl Geometry {
+    /// For pictures of `source` pixels (width and height, both at least 1) into an input of `input` pixels.
+    pub fn new(source: [u32; 2], siting: ChromaSiting, input: [u32; 2]) -> Self {
         let transform = letterbox(source, input);
         let resized = resized_size(&transform);
         let cosited = [siting.horizontal_cosited, siting.vertical_cosited];
         let axis = |i: usize| Axis::luma(source[i] as usize, resized[i]);
         let chroma_axis = |i: usize| Axis::chroma(source[i] as usize, resized[i], cosited[i]);
         Self { source, siting, transform, luma: [axis(0), axis(1)], chroma: [chroma_axis(0), chroma_axis(1)] }
+    }
+
+    /// Column and row of the input where the picture begins, and its width and height there.
+    pub fn place(&self) -> [usize; 4] {
+        let [width, height] = resized_size(&self.transform);
+        [self.transform.offset_x as usize, self.transform.offset_y as usize, width, height]
     }
 }
 
@@ -169,7 +181,7 @@ impl Preprocessor {
         if self.tables.len() == CACHED_TABLES {
             self.tables.remove(0);
         }
-        self.tables.push(Tables::new(source, siting, self.input));
+        self.tables.push(Geometry::new(source, siting, self.input));
         self.tables.len() - 1
     }
 }
@@ -207,10 +219,15 @@ fn write_letterboxed(
 
 /// A plane that is known to lie inside its data.
 #[derive(Debug, Clone, Copy)]
-struct PlaneRows<'a> {
-    data: &'a [u8],
-    stride: usize,
-    row_bytes: usize,
+pub struct PlaneRows<'a> {
+    /// From the first byte of the first row to the last byte of the last.
+    pub data: &'a [u8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// Rows.
+    pub rows: usize,
 }
 
 impl<'a> PlaneRows<'a> {
@@ -224,11 +241,11 @@ impl<'a> PlaneRows<'a> {
         let Plane { offset, stride } = plane;
         let data = data.get(offset..).unwrap_or(&[]);
         let needed = stride.checked_mul(rows.saturating_sub(1)).and_then(|n| n.checked_add(row_bytes));
-        if stride < row_bytes || needed.is_none_or(|n| n > data.len()) {
-            let available = data.len();
-            return Err(PreprocessError::PlaneSize { plane: index, rows, row_bytes, stride, available });
+        let available = data.len();
+        match needed.and_then(|needed| data.get(..needed)) {
+            Some(data) if stride >= row_bytes => Ok(Self { data, stride, row_bytes, rows }),
+            _ => Err(PreprocessError::PlaneSize { plane: index, rows, row_bytes, stride, available }),
         }
-        Ok(Self { data, stride, row_bytes })
     }
 
     fn row(&self, row: usize) -> &'a [u8] {
@@ -236,12 +253,17 @@ impl<'a> PlaneRows<'a> {
     }
 }
 
-enum Planes<'a> {
+/// The planes of a picture in ordinary memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Planes<'a> {
+    /// Y, U, V.
     I420([PlaneRows<'a>; 3]),
+    /// Y, and U and V in turns.
     Nv12([PlaneRows<'a>; 2]),
 }
 
-fn planes_of(frame: &Frame) -> Result<Planes<'_>, PreprocessError> {
+/// The planes of a frame. Fails when they do not lie inside its data, or the picture is empty.
+pub fn planes_of(frame: &Frame) -> Result<Planes<'_>, PreprocessError> {
     let (width, height) = (frame.width as usize, frame.height as usize);
     if width == 0 || height == 0 {
         return Err(PreprocessError::Empty { width: frame.width, height: frame.height });

@@ -11,7 +11,7 @@ const LANES: usize = 4;
 
 /// The filter of one axis: each output sample is a weighted sum of neighbouring input samples.
 #[derive(Debug)]
-pub(super) struct Axis {
+pub struct Axis {
     /// First input sample of each output sample.
     starts: Vec<usize>,
     /// Number of weights of each output sample.
@@ -69,6 +69,12 @@ impl Axis {
 
     fn len(&self) -> usize {
         self.starts.len()
+    }
+
+    /// One an output sample: the first input sample that it takes, and the weights of that one and the next ones.
+    pub fn outputs(&self) -> impl ExactSizeIterator<Item = (usize, &[f32])> {
+        let weights = self.weights.chunks_exact(self.stride);
+        self.starts.iter().zip(&self.lens).zip(weights).map(|((start, len), row)| (*start, &row[..*len]))
     }
 }
 

@@ -97,13 +97,8 @@ fn agrees_with_the_original(width: usize, height: usize) {
     let (Some(environment), Some(file)) = (environment(), installed(fetch::original(&store))) else { return };
     let folder = tempfile::tempdir().unwrap();
     let (weights, _) = Weights::read(&file).unwrap();
-    let options = GraphOptions {
-        input_width: width as u32,
-        input_height: height as u32,
-        batch: BatchSize::Symbolic,
-        heads: &[],
-        tokens: true,
-    };
+    let input = [width as u32, height as u32];
+    let options = GraphOptions { tokens: true, ..GraphOptions::new(input, BatchSize::Symbolic, &[]) };
     let our_file = folder.path().join("ours.onnx");
     graph::save(graph::write(&weights, &options).unwrap(), &our_file).unwrap();
     let original_file = folder.path().join("original.onnx");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
-use standoff::model::graph::{self, BatchSize, CLS, GraphOptions, INPUT, TAPS};
+use standoff::model::graph::{self, BatchSize, CLS, Dialect, GraphOptions, INPUT, Precision, TAPS};
 use standoff::model::weights::{Tensor, Tensors, Weights};
 
 use super::support::{Random, environment, outputs, session};
@@ -253,30 +253,62 @@ fn builds_and_runs(shape: Shape, description: &str, external_above: usize) {
 
     let Some(environment) = environment() else { return };
     let side = 14 * SIDE;
-    let options = GraphOptions {
-        input_width: side as u32,
-        input_height: side as u32,
-        batch: BatchSize::Fixed(2),
-        heads: &[],
-        tokens: false,
-    };
+    let plain = GraphOptions::new([side as u32; 2], BatchSize::Fixed(2), &[]);
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("graph.onnx");
-    graph::save_above(graph::write(&weights, &options).unwrap(), &file, external_above).unwrap();
-    assert_eq!(folder.path().join("graph.onnx.data").exists(), external_above == 0);
-    drop(weights);
+    let written = |options: &GraphOptions<'_>| {
+        let file = folder.path().join("graph.onnx");
+        graph::save_above(graph::write(&weights, options).unwrap(), &file, external_above).unwrap();
+        assert_eq!(folder.path().join("graph.onnx.data").exists(), external_above == 0);
+        session(environment, &file)
+    };
     let mut random = Random(3);
     let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|_| 2.0 * random.unit()).collect();
-    let results = outputs(&mut session(environment, &file), INPUT, [2, 3, side, side], &pixels);
-    let second = forward(&tensors, shape, &pixels[3 * side * side..]);
     let names: Vec<&str> = TAPS.into_iter().chain([CLS]).collect();
-    for ((name, values), (expected_name, expected)) in results.iter().zip(names.iter().zip(&second)) {
-        assert_eq!(name, expected_name);
-        let difference = relative(&values[values.len() / 2..], expected);
-        println!("{description} {name}: relative difference {difference:.1e}");
-        assert!(difference <= TOLERANCE);
+    let second = forward(&tensors, shape, &pixels[3 * side * side..]);
+    for dialect in [Dialect::Onnx, Dialect::OnnxRuntime] {
+        let mut session = written(&GraphOptions { dialect, ..plain.clone() });
+        let results = outputs(&mut session, INPUT, [2, 3, side, side], &pixels);
+        for ((name, values), (expected_name, expected)) in results.iter().zip(names.iter().zip(&second)) {
+            assert_eq!(name, expected_name);
+            let difference = relative(&values[values.len() / 2..], expected);
+            println!("{description} {dialect:?} {name}: relative difference {difference:.1e}");
+            assert!(difference <= TOLERANCE);
+        }
+        assert_eq!(results.len(), 5);
     }
-    assert_eq!(results.len(), 5);
+    // Opening it is what checks that each node has one type; what it gives, tests/conformance/mixed.rs checks.
+    written(&GraphOptions { precision: Precision::Mixed, taps: false, ..plain });
+}
+
+#[test]
+fn what_16_bits_cannot_hold_is_named() {
+    let mut tensors = random_tensors(SMALL, 1);
+    tensors.get_mut("blocks.2.mlp.fc1.weight").unwrap().values[5] = -70_000.0;
+    let weights = Weights::from_tensors(tensors).unwrap();
+    let full = GraphOptions::new([28, 28], BatchSize::Fixed(1), &[]);
+    assert!(graph::write(&weights, &full).is_ok());
+    let mixed = GraphOptions { precision: Precision::Mixed, ..full };
+    assert_eq!(
+        graph::write(&weights, &mixed).unwrap_err().to_string(),
+        "weight 'blocks.2.mlp.fc1.weight' holds -70000, 16-bit floats end at 65504: set model.precision to full"
+    );
+}
+
+#[test]
+fn graphs_that_differ_have_names_that_differ() {
+    let plain = GraphOptions::new([28, 28], BatchSize::Fixed(1), &[]);
+    let keys = [
+        graph::key(&plain),
+        graph::key(&GraphOptions { taps: false, ..plain.clone() }),
+        graph::key(&GraphOptions { tokens: true, ..plain.clone() }),
+        graph::key(&GraphOptions { precision: Precision::Mixed, ..plain.clone() }),
+        graph::key(&GraphOptions { dialect: Dialect::OnnxRuntime, ..plain.clone() }),
+        graph::key(&GraphOptions { batch: BatchSize::Symbolic, ..plain }),
+    ];
+    for (at, key) in keys.iter().enumerate() {
+        assert!(!keys[..at].contains(key), "{key}");
+    }
+    assert_eq!(keys[0], "28x28-b1-he3b0c44298fc-v1", "the name that earlier versions gave");
 }
 
 #[test]
@@ -443,13 +475,7 @@ fn an_imported_model_gives_graphs_that_are_kept() {
     assert_eq!(installed.metadata["architecture"], "ViT-S/14, 4 blocks");
     assert_eq!(store.list().unwrap()[0].metadata["source"], "a test");
 
-    let options = |input_width: u32| GraphOptions {
-        input_width,
-        input_height: 28,
-        batch: BatchSize::Symbolic,
-        heads: &[],
-        tokens: false,
-    };
+    let options = |width: u32| GraphOptions::new([width, 28], BatchSize::Symbolic, &[]);
     let first = store.graph("mine", &options(28)).unwrap();
     let written = std::fs::metadata(&first).unwrap().modified().unwrap();
     assert_eq!(store.graph("mine", &options(28)).unwrap(), first);

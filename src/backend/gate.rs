@@ -1,0 +1,2 @@
+//! The numeric gate.
+pub mod frames;

@@ -1,0 +1,330 @@
+//! The way of frames through cudarc: on this machine's GPU if it has one, and through a test double of libcuda
+//! (kernels/fake_cuda.cpp) on every machine. What comes out is the host build's, bit for bit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use cudarc::driver::{CudaStream, result};
+use half::f16;
+use standoff::backend::cuda::launch::Kernel;
+use standoff::backend::cuda::pipeline::{Network, Output as ModelOutput, Shape};
+use standoff::backend::cuda::{CudaBackend, Gpu, NoGpu, Preprocessor};
+use standoff::backend::{Backend, BackendError};
+use standoff::types::{Batch, Frame};
+
+use super::kernels::{Build, batches, compiler, preprocessed, real_frames};
+
+/// The folder of a libcuda.so.1 that is a test double.
+pub fn fake_driver() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(build_fake_driver)
+}
+
+fn build_fake_driver() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-cuda-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let library = folder.join("libcuda.so.1");
+    let output = Command::new(compiler())
+        .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1"])
+        .args([root.join("fake_cuda.cpp"), root.join("host.cpp")])
+        .arg("-o")
+        .arg(&library)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A real driver may be there under this name.
+    std::os::unix::fs::symlink(&library, folder.join("libcuda.so")).unwrap();
+    folder
+}
+
+/// Runs one of the tests below in a process of its own, with the test double as its driver.
+fn run_with_fake(test: &str, settings: &[(&str, &str)]) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", test, "--nocapture"])
+        .env("LD_LIBRARY_PATH", fake_driver())
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn the_way_through_cudarc_changes_no_bit() {
+    let output = run_with_fake("device::a_device_gives_what_the_host_build_gives", &[]);
+    let said = said(&output);
+    assert!(output.status.success() && said.contains("1 passed") && !said.contains("SKIP"), "{said}");
+    said.lines().filter(|line| line.starts_with("device:")).for_each(|line| println!("{line}"));
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_said_in_one_line() {
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[("FAKE_CUDA_DEVICES", "0")], "the NVIDIA driver sees no GPU"),
+        (&[("FAKE_CUDA_INIT", "999")], "the NVIDIA driver does not start (CUDA_ERROR_FAKED, error 999)"),
+        (&[("FAKE_CUDA_DRIVER", "11080")], "the NVIDIA driver is made for CUDA 11.8, CUDA 12.2 is needed"),
+        (
+            &[("FAKE_CUDA_CAPABILITY", "61")],
+            "no GPU but a test double has compute capability 6.1, 7.5 is needed",
+        ),
+        (
+            &[("FAKE_CUDA_FAIL", "cuModuleLoadData:1:2")],
+            "the GPU cannot be opened (CUDA_ERROR_OUT_OF_MEMORY, error 2)",
+        ),
+        (&[], "no GPU but a test double, CUDA 12.6"),
+    ];
+    for (settings, expected) in cases {
+        let output = run_with_fake("device::what_opening_says", settings);
+        let said = said(&output);
+        assert!(output.status.success() && said.contains(&format!("opened: {expected}\n")), "{said}");
+    }
+}
+
+#[test]
+fn a_device_that_breaks_is_an_error_from_then_on() {
+    let output = run_with_fake("device::what_a_batch_says", &[("FAKE_CUDA_FAIL", "cuLaunchKernel:3:700")]);
+    let said = said(&output);
+    let broken = "launching the preprocessing: CUDA_ERROR_ILLEGAL_ADDRESS, error 700";
+    assert!(output.status.success(), "{said}");
+    let found: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("batch: ")).collect();
+    assert_eq!(&found[..3], ["good", "good", broken], "{said}");
+    assert!(found[3..].iter().all(|line| line.contains("error 700")), "{said}");
+}
+
+#[test]
+fn a_machine_without_driver_gets_a_reason() {
+    match Gpu::open() {
+        Ok(gpu) => println!("SKIP: this machine has a GPU: {}", gpu.name),
+        Err(NoGpu::NoDriver) => {
+            let said = "no NVIDIA driver (libcuda.so.1 is not on this machine)";
+            assert_eq!(NoGpu::NoDriver.to_string(), said);
+        }
+        Err(other) => println!("SKIP: this machine has a driver: {other}"),
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU; the tests above run it with a test double of the driver"]
+fn what_opening_says() {
+    match Gpu::open() {
+        Ok(gpu) => println!("opened: {}, {}", gpu.name, gpu.driver_version()),
+        Err(problem) => println!("opened: {problem}"),
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU; the tests above run it with a test double of the driver"]
+fn what_a_batch_says() {
+    let gpu = Gpu::open().unwrap();
+    let stream = gpu.context().new_stream().unwrap();
+    let mut preprocessor = Preprocessor::new(&gpu, stream.clone(), [56, 42], 4, true).unwrap();
+    for _ in 0..5 {
+        let result = preprocessor.upload(&batches()[1]).and_then(|uploaded| preprocessor.launch(&uploaded));
+        println!("batch: {}", result.err().map_or("good".to_owned(), |error| error.to_string()));
+        let _ = stream.synchronize();
+    }
+}
+
+/// Frames that were compared, and values that differ.
+#[derive(Default)]
+struct Tally {
+    frames: usize,
+    values: usize,
+    differing: usize,
+}
+
+fn compare(gpu: &Gpu, frames: &[Frame], input: [u32; 2], half: bool, tally: &mut Tally) {
+    let stream = gpu.context().new_stream().unwrap();
+    let mut preprocessor = Preprocessor::new(gpu, stream.clone(), input, frames.len(), half).unwrap();
+    // The second time buffers and tables are used again.
+    for kernel in [Kernel::YuvToNchwTiled, Kernel::YuvToNchwDirect] {
+        let expected = preprocessed(&Build::Own, kernel, frames, input, half);
+        let uploaded = preprocessor.upload(frames).unwrap();
+        preprocessor.launch_as(kernel, &uploaded).unwrap();
+        stream.synchronize().unwrap();
+        let bytes = preprocessor.download().unwrap();
+        let found: Vec<f32> = if half {
+            bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_ne_bytes(*bytes).to_f32()).collect()
+        } else {
+            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect()
+        };
+        let values = preprocessor.input_bytes() / if half { 2 } else { 4 };
+        for (at, (transform, expected)) in expected.iter().enumerate() {
+            assert_eq!(uploaded.transforms[at], *transform);
+            let found = &found[at * values..][..values];
+            tally.frames += 1;
+            tally.values += values;
+            tally.differing += found
+                .iter()
+                .zip(expected)
+                .filter(|(found, expected)| found.to_bits() != expected.to_bits())
+                .count();
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU; the tests above run it with a test double of the driver"]
+fn a_device_gives_what_the_host_build_gives() {
+    let gpu = match Gpu::open() {
+        Ok(gpu) => gpu,
+        Err(problem) => {
+            println!("SKIP: {problem}");
+            return;
+        }
+    };
+    let real = real_frames();
+    for size in [1, 4, 16] {
+        let mut tally = Tally::default();
+        for half in [false, true] {
+            for frames in batches().iter().filter(|frames| frames.len() == size) {
+                compare(&gpu, frames, [56, 42], half, &mut tally);
+            }
+            for frames in real
+                .iter()
+                .cycle()
+                .take(real.len().next_multiple_of(size))
+                .cloned()
+                .collect::<Vec<_>>()
+                .chunks(size)
+            {
+                compare(&gpu, frames, [392, 224], half, &mut tally);
+            }
+        }
+        let Tally { frames, values, differing } = tally;
+        println!(
+            "device: {}: batch {size}: {differing} of {values} values differ, {frames} frames",
+            gpu.name
+        );
+        assert_eq!(differing, 0);
+    }
+}
+
+/// A model whose outputs are the first values of its input: what a capture and a replay do to a batch shows.
+struct Beginning {
+    outputs: Vec<ModelOutput>,
+    input: u64,
+    addresses: Vec<u64>,
+}
+
+/// Values of one picture of the input below.
+const INPUT: [u32; 2] = [56, 42];
+const INPUT_VALUES: usize = 3 * 56 * 42;
+
+impl Beginning {
+    fn new() -> Self {
+        let output = |name: &str, values| ModelOutput { name: name.to_owned(), values };
+        Self { outputs: vec![output("cls", 384), output("segment", 12 * 5)], input: 0, addresses: vec![] }
+    }
+}
+
+impl Network for Beginning {
+    fn name(&self) -> String {
+        "the input's first values".to_owned()
+    }
+
+    fn half(&self) -> bool {
+        false
+    }
+
+    fn outputs(&self) -> &[ModelOutput] {
+        &self.outputs
+    }
+
+    fn bind(&mut self, input: u64, outputs: &[u64]) -> Result<(), BackendError> {
+        (self.input, self.addresses) = (input, outputs.to_vec());
+        Ok(())
+    }
+
+    fn enqueue(&mut self, stream: &CudaStream, count: usize) -> Result<(), BackendError> {
+        for (output, address) in self.outputs.iter().zip(&self.addresses) {
+            for at in 0..count {
+                let to = address + (at * output.values * 4) as u64;
+                let from = self.input + (at * INPUT_VALUES * 4) as u64;
+                // SAFETY: both lie in memory that the backend holds for as many pictures.
+                unsafe { result::memcpy_dtod_async(to, from, output.values * 4, stream.cu_stream()) }
+                    .map_err(|error| BackendError::Infer(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn can_be_captured(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_graph_gives_what_the_passes_before_it_gave() {
+    // The graph is used: if its first launch fails, the third batch of one kind does.
+    for (settings, expected) in [
+        ("none", "0 of 48 batches wrong, 0 failed"),
+        ("cuStreamEndCapture:1:901", "0 of 48 batches wrong, 0 failed"),
+        ("cuGraphLaunch:1:2", "0 of 48 batches wrong, 1 failed"),
+        ("cuMemcpyDtoHAsync:9:2", "0 of 48 batches wrong, 1 failed"),
+    ] {
+        let output = run_with_fake("device::batches_by_graph", &[("FAKE_CUDA_FAIL", settings)]);
+        let said = said(&output);
+        assert!(
+            output.status.success() && said.contains(&format!("graphs: {expected}")),
+            "{settings}: {said}"
+        );
+    }
+    let output = run_with_fake("device::batches_by_graph", &[("FAKE_CUDA_FAIL", "cuGraphLaunch:2:719")]);
+    let said = said(&output);
+    let broken = "the GPU is broken for this process: launching the graph: CUDA_ERROR_FAKED, error 719";
+    assert!(output.status.success() && said.contains(broken), "{said}");
+}
+
+#[test]
+#[ignore = "needs a GPU; the test above runs it with a test double of the driver"]
+fn batches_by_graph() {
+    let gpu = Gpu::open().unwrap();
+    let stream = gpu.context().new_stream().unwrap();
+    let shape = Shape { input: INPUT, max_batch: 16, heads: vec!["segment".to_owned()] };
+    let mut backend = CudaBackend::open(&gpu, stream, Box::new(Beginning::new()), shape).unwrap();
+    let all: Vec<Frame> = batches().into_iter().flatten().collect();
+    let (mut wrong, mut failed, mut count) = (0, 0, 0);
+    // Batches of one kind three times and more with other pixels, of other kinds in between.
+    for round in 0..12 {
+        for (first, size) in [(0, 1), (3, 4), (9, 16), (round, 3)] {
+            let frames: Vec<Frame> = all[first..first + size]
+                .iter()
+                .map(|frame| standoff::types::Frame { seq: round as u64, ..shifted(frame, round as u8) })
+                .collect();
+            count += 1;
+            match backend.infer(&Batch { frames: frames.clone() }) {
+                Err(error) => {
+                    println!("failed: {error}");
+                    failed += 1;
+                }
+                Ok(features) => {
+                    let expected = preprocessed(&Build::Own, Kernel::YuvToNchwTiled, &frames, INPUT, false);
+                    let right =
+                        features.iter().zip(&frames).zip(&expected).all(|((got, frame), (_, input))| {
+                            got.frame.seq == frame.seq
+                                && got.cls == input[..384]
+                                && got.dense["segment"].values == input[..60]
+                                && got.layers.is_empty()
+                        });
+                    wrong += usize::from(!right || features.len() != frames.len());
+                }
+            }
+        }
+    }
+    println!("graphs: {wrong} of {count} batches wrong, {failed} failed");
+}
+
+/// The frame with other codes.
+fn shifted(frame: &Frame, by: u8) -> Frame {
+    let standoff::types::Pixels::Host { format, data, planes } = &frame.pixels;
+    let data: Vec<u8> = data.iter().map(|code| code.wrapping_add(by)).collect();
+    let pixels = standoff::types::Pixels::Host { format: *format, data: data.into(), planes: planes.clone() };
+    Frame { pixels, ..frame.clone() }
+}
