@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::EXIT_USAGE;
-use crate::backend::tensorrt::cache::{self, Cache, Entry};
-use crate::backend::tensorrt::child::{self, Order};
+use crate::backend::BackendSettings;
+use crate::backend::tensorrt::cache::{Cache, Entry};
+use crate::backend::tensorrt::child;
 use crate::backend::tensorrt::engine::Engine;
+use crate::backend::tensorrt::job::{Job, Limits};
 use crate::backend::tensorrt::library::{self, Library};
 use crate::backend::tensorrt::plan::{self, BuiltFor, Key};
 use crate::backend::tensorrt::tensors::{self, Wanted};
@@ -20,7 +22,7 @@ use crate::backend::tensorrt::{DriverState, LibraryError};
 use crate::clock;
 use crate::heads::shipped;
 use crate::model::fetch;
-use crate::model::graph::{BatchSize, GraphOptions};
+use crate::model::graph::Precision;
 use crate::model::store::Store;
 
 /// Plans for TensorRT.
@@ -58,8 +60,11 @@ pub struct Build {
     #[arg(long, value_delimiter = ',', value_parser = target)]
     target: Vec<u32>,
     /// In which floats it computes
-    #[arg(long, value_enum, default_value_t = PrecisionArgument::Full)]
+    #[arg(long, value_enum, default_value_t = PrecisionArgument::Mixed)]
     precision: PrecisionArgument,
+    /// With the tapped layers as outputs, which training reads and the daemon does not
+    #[arg(long)]
+    layers: bool,
     /// A graph of your own instead of the model's (its input must take the size and batch)
     #[arg(long, value_name = "FILE")]
     onnx: Option<PathBuf>,
@@ -98,15 +103,18 @@ pub struct Verify {
 /// In which floats a plan computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionArgument {
+    /// 16 bits, but 32 where it matters: layer norms, softmaxes, heads
+    Mixed,
     /// 32 bits
     #[value(alias = "f32")]
     Full,
 }
 
-impl PrecisionArgument {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
+impl From<PrecisionArgument> for Precision {
+    fn from(argument: PrecisionArgument) -> Self {
+        match argument {
+            PrecisionArgument::Mixed => Self::Mixed,
+            PrecisionArgument::Full => Self::Full,
         }
     }
 }
@@ -143,32 +151,31 @@ fn build(arguments: &Build) -> anyhow::Result<ExitCode> {
         targets => targets.iter().copied().map(Some).collect(),
     };
     for target in targets {
-        let opened = match target {
-            Some(target) => Library::open_for_target(target, &candidates)
-                .map(|library| (library, BuiltFor::Target(target))),
-            None => {
-                let driver = DriverState::probe();
-                Library::open(&driver, &candidates).and_then(|library| match driver {
-                    DriverState::Ready(device) => Ok((library, BuiltFor::Gpu(device))),
-                    DriverState::Absent(problem) => Err(LibraryError::NoDriver(problem)),
-                })
-            }
-        };
-        let (library, built_for) = match opened {
+        let (library, built_for) = match open(target, &candidates) {
             Ok(opened) => opened,
             Err(error) => return Ok(not_usable(&error)),
         };
-        if library.version().known_to_be_wrong() {
-            eprintln!(
-                "standoff: {} is known to give wrong results for this model; use 10.5 or newer",
-                library.version()
-            );
+        let version = library.version();
+        if version.known_to_be_wrong() {
+            eprintln!("standoff: {version} is known to give wrong results for this model; use 10.5 or newer");
         }
         for batch in &arguments.batch {
             build_one(arguments, &store, &library, built_for.clone(), usize::from(*batch))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn open(target: Option<u32>, candidates: &[PathBuf]) -> Result<(Library, BuiltFor), LibraryError> {
+    if let Some(target) = target {
+        return Ok((Library::open_for_target(target, candidates)?, BuiltFor::Target(target)));
+    }
+    let driver = DriverState::probe();
+    let library = Library::open(&driver, candidates)?;
+    match driver {
+        DriverState::Ready(device) => Ok((library, BuiltFor::Gpu(device))),
+        DriverState::Absent(problem) => Err(LibraryError::NoDriver(problem)),
+    }
 }
 
 fn build_one(
@@ -178,79 +185,50 @@ fn build_one(
     built_for: BuiltFor,
     batch: usize,
 ) -> anyhow::Result<()> {
-    let [input_width, input_height] = arguments.size;
-    let heads = shipped::graph_heads()?;
-    let options = GraphOptions {
-        input_width,
-        input_height,
-        batch: BatchSize::Fixed(batch),
-        heads: &heads,
-        tokens: false,
+    let job = match &arguments.onnx {
+        Some(file) => Job::of_graph(file.clone(), arguments.size, library, built_for, batch)?,
+        None => {
+            let settings = BackendSettings {
+                model: arguments.model.clone(),
+                input_width: arguments.size[0],
+                input_height: arguments.size[1],
+                heads: shipped::graph_heads()?,
+                layers: arguments.layers,
+                ..BackendSettings::default()
+            };
+            Job::of_model(store, &settings, library, built_for, batch, arguments.precision.into())?
+        }
     };
-    let (onnx, tensors) = match &arguments.onnx {
-        Some(file) => (file.clone(), None),
-        None => (store.graph(&arguments.model, &options)?, Some(wanted(arguments.size, batch)?)),
-    };
-    let source = arguments.onnx.as_ref().map_or(arguments.model.clone(), |file| file.display().to_string());
-    let about = format!("{source} {input_width}x{input_height}");
-    let precision = arguments.precision.name();
-    let onnx_sha256 = cache::hash_of_graph(&onnx)?;
-    let key =
-        Key { onnx_sha256, library: library.version(), built_for, batch, precision: precision.to_owned() };
     let cache = Cache::of(store);
-    let what = format!("{about} batch {batch} {precision} for {}", key.built_for);
-    let path = cache.path(&key);
-    if !arguments.again && plan::read(&path, Some(&key)).is_ok() {
-        println!("already built: {what}: {}", path.display());
+    if !arguments.again
+        && let Ok((path, _)) = job.find(&cache)
+    {
+        println!("already built: {job}: {}", path.display());
         return Ok(());
     }
-
-    let shape = [batch as i64, 3, i64::from(input_height), i64::from(input_width)];
-    let target = match &key.built_for {
-        BuiltFor::Target(target) => Some(*target),
-        BuiltFor::Gpu(_) => None,
-    };
-    let order = Order {
-        library: library.path().to_owned(),
-        target,
-        onnx,
-        input_shape: Some(shape),
-        workspace_bytes: arguments.workspace_mb << 20,
-        timings: match &key.built_for {
-            BuiltFor::Gpu(device) => Some(cache.timings(library.version(), device)),
-            BuiltFor::Target(_) => None,
-        },
-        plan: cache.temporary(&key)?,
-    };
     let bar = ProgressBar::new_spinner();
     let start = clock::monotonic();
     let program = std::env::current_exe().context("where this program lies is not known")?;
-    let limit = Duration::from_secs(arguments.limit_s);
-    let built = child::build(&program, &order, limit, &mut |elapsed, words| {
-        bar.set_message(format!("building {what}: {} s  {words:.60}", elapsed.as_secs()));
+    let limits = Limits {
+        time: Duration::from_secs(arguments.limit_s),
+        workspace_bytes: arguments.workspace_mb << 20,
+    };
+    let built = job.build(&cache, library, &program, limits, &mut |elapsed, words| {
+        bar.set_message(format!("building {job}: {} s  {words:.60}", elapsed.as_secs()));
         bar.tick();
     });
     bar.finish_and_clear();
-    let built = built.with_context(|| format!("{what} could not be built"))?;
-    if built != key.library {
-        bail!("the builder's process found {built}, this one {}", key.library);
-    }
-    let bytes = std::fs::read(&order.plan).with_context(|| order.plan.display().to_string())?;
-    std::fs::remove_file(&order.plan).with_context(|| order.plan.display().to_string())?;
-    let path = cache.put(key, &about, tensors, &bytes)?;
-    let seconds = clock::monotonic().since(start).as_secs_f64();
-    println!(
-        "built {what} with {built} in {seconds:.1} s, {} MB: {}",
-        bytes.len() / 1_000_000,
-        path.display()
-    );
+    let (path, plan) = built?;
+    let (seconds, megabytes) = (clock::monotonic().since(start).as_secs_f64(), plan.len() / 1_000_000);
+    let version = library.version();
+    println!("built {job} with {version} in {seconds:.1} s, {megabytes} MB: {}", path.display());
     Ok(())
 }
 
-/// What a plan of the shipped heads must have.
+/// What a plan from elsewhere must have to serve the shipped heads.
 fn wanted(size: [u32; 2], batch: usize) -> anyhow::Result<Wanted> {
     let heads = shipped::graph_heads()?.iter().map(|head| (head.name.clone(), head.channels())).collect();
-    Ok(Wanted { batch, input_width: size[0], input_height: size[1], dim: None, layers: true, heads })
+    Ok(Wanted { batch, input_width: size[0], input_height: size[1], dim: None, layers: false, heads })
 }
 
 fn list(at: &Where) -> anyhow::Result<ExitCode> {
@@ -296,7 +274,7 @@ fn here(entry: &Entry, driver: &DriverState, library: Result<&Library, &LibraryE
         Err(error) => return format!("not usable: {error}"),
     };
     match (driver, library) {
-        (DriverState::Absent(problem), _) => format!("does not run here: no NVIDIA driver: {problem}"),
+        (DriverState::Absent(problem), _) => format!("does not run here: {problem}"),
         (_, Err(error)) => format!("does not run here: {error}"),
         (DriverState::Ready(device), Ok(library)) => {
             if !header.key.built_for.fits(device) {
@@ -377,6 +355,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::backend::cuda::NoGpu;
 
     #[test]
     fn targets_are_written_as_nvidia_writes_them() {
@@ -397,7 +376,7 @@ mod tests {
         let header = Err(plan::PlanError::Foreign(path.to_owned()));
         let entry = Entry { path: path.to_owned(), bytes: 3_000_000, written: UNIX_EPOCH, header };
         assert!(describe(&entry).starts_with("x.plan\n  3 MB, "));
-        let driver = DriverState::Absent("none".to_owned());
+        let driver = DriverState::Absent(NoGpu::NoDriver);
         let none = LibraryError::BuiltWithoutAny;
         assert!(here(&entry, &driver, Err(&none)).starts_with("not usable: x.plan is not a plan"));
     }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use standoff::backend::cuda::NoGpu;
 use standoff::backend::tensorrt::library::{Library, check_version};
 use standoff::backend::tensorrt::{Device, DriverState, Kind, LibraryError, Version};
 use standoff::model::store::Store;
@@ -30,7 +31,7 @@ fn lean() -> Vec<(PathBuf, Version)> {
 
 #[test]
 fn without_a_driver_a_lean_runtime_is_not_touched() {
-    let absent = DriverState::Absent("libcuda.so.1 is not on this machine".to_owned());
+    let absent = DriverState::Absent(NoGpu::NoDriver);
     for (path, _) in lean() {
         let error = Library::open(&absent, &[path]).err().unwrap();
         assert!(matches!(error, LibraryError::NoDriver(_)), "{error}");
@@ -43,7 +44,7 @@ fn the_program_says_that_there_is_no_driver() {
     for (path, _) in lean() {
         let output = store.run(&["engine", "build", "--library", path.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(2), "an exit code, not a signal");
-        assert_eq!(said(&output), format!("standoff: no NVIDIA driver: {problem}\n"));
+        assert_eq!(said(&output), format!("standoff: {problem}\n"));
     }
 }
 

@@ -36,8 +36,11 @@ impl Journal {
     /// The shim's words in one line, else TensorRT's errors, else its last warning; and forgets everything.
     pub fn last_words(&self) -> String {
         let lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut errors: Vec<&str> =
-            lines.iter().filter(|line| line.0 <= ERROR).map(|line| &*line.1).collect();
+        let up_to = |most: i32| lines.iter().filter(move |line| line.0 <= most).map(|line| &*line.1);
+        let mut errors: Vec<&str> = up_to(OWN).collect();
+        if errors.is_empty() {
+            errors.extend(up_to(ERROR));
+        }
         errors.dedup();
         if errors.is_empty() {
             errors.extend(lines.iter().rev().find(|line| line.0 <= WARNING).map(|line| &*line.1));

@@ -14,6 +14,7 @@ use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use super::driver::{Device, DriverState};
 use super::ffi::{self, Create, CreateParser, Table};
 use super::{Kind, Version};
+use crate::backend::cuda::NoGpu;
 use crate::model::store::Store;
 
 /// Names a library file, or a folder with libraries, to use instead of what the system has.
@@ -23,8 +24,8 @@ pub const VARIABLE: &str = "STANDOFF_TENSORRT";
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
     /// The driver comes first.
-    #[error("no NVIDIA driver: {0}")]
-    NoDriver(String),
+    #[error("{0}")]
+    NoDriver(NoGpu),
     /// No library anywhere.
     #[error(
         "no TensorRT library found (looked for {}); install libnvinfer10 or libnvinfer11, or run \
@@ -341,9 +342,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("libnvinfer.so.11");
         std::fs::write(&file, b"loading this would be another error").unwrap();
-        let driver = DriverState::Absent("libcuda.so.1 is not on this machine".to_owned());
+        let driver = DriverState::Absent(NoGpu::NoDriver);
         let error = Library::open(&driver, &[file]).err().unwrap();
-        assert_eq!(error.to_string(), "no NVIDIA driver: libcuda.so.1 is not on this machine");
+        assert_eq!(error.to_string(), "no NVIDIA driver (libcuda.so.1 is not on this machine)");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! three ABIs (10.x, 11.x, RTX); [`library`] loads what is installed and hands it out only behind its gates:
 //! a driver first, then the version, and only then the first object. [`engine`] runs a plan on a stream,
 //! [`builder`] makes one from an ONNX graph, [`child`] does that in a process of its own, [`plan`] is the file and
-//! [`cache`] the folder of plans. [`tensors`] says whether a plan has the inputs and outputs that we need.
+//! [`cache`] the folder of plans. [`tensors`] says whether a plan has the inputs and outputs that we need, [`job`]
+//! is one plan that is wanted, found or built, and [`network`] runs plans behind our kernels.
 //!
 //! Whoever owns an [`engine::Context`] runs it, on the `infer` thread in the daemon; nothing here starts a thread
 //! but [`child`], which reads its process with one. Nothing here decides whether a plan computes the right thing:
@@ -16,8 +17,10 @@ pub mod child;
 pub mod driver;
 pub mod engine;
 mod ffi;
+pub mod job;
 mod journal;
 pub mod library;
+pub mod network;
 pub mod plan;
 pub mod tensors;
 

@@ -29,7 +29,7 @@ pub struct Key {
     pub built_for: BuiltFor,
     /// Pictures at once.
     pub batch: usize,
-    /// "full" or "mixed".
+    /// "full", "mixed", or "own" for a graph that is not ours.
     pub precision: String,
 }
 
