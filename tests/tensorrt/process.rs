@@ -57,7 +57,10 @@ fn a_builder_that_is_killed_is_an_error_and_leaves_nothing() {
     let words = said(&output);
     println!("{words}");
     assert_eq!(output.status.code(), Some(1));
-    assert!(words.contains("batch 8 mixed for any sm_86: the builder's process was killed (signal 9)"), "{words}");
+    assert!(
+        words.contains("batch 8 mixed for any sm_86: the builder's process was killed (signal 9)"),
+        "{words}"
+    );
     assert!(store.engines().is_empty(), "{:?}", store.engines());
 }
 

@@ -29,6 +29,12 @@ use std::fmt;
 pub use driver::{Device, DriverState};
 pub use library::{Library, LibraryError};
 
+/// For people: the library that would be used here, or why none.
+pub fn standing(store: &crate::model::store::Store) -> Result<String, LibraryError> {
+    let library = Library::open(&DriverState::probe(), &library::candidates(None, store))?;
+    Ok(format!("{}, {}", library.version(), library.path().display()))
+}
+
 /// The ABIs that the shim is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
