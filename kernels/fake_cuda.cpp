@@ -11,6 +11,7 @@
 // FAKE_CUDA_DRIVER=11080      says this version            FAKE_CUDA_DEVICES=0         sees so many GPUs
 // FAKE_CUDA_INIT=100          cuInit gives this error      FAKE_CUDA_CAPABILITY=61     is this old
 // FAKE_CUDA_FAIL=cuLaunchKernel:3:700   the third such call gives error 700, and so does every call after it
+// FAKE_CUDA_OPEN=1             lets the program touch device memory, for a model that runs on the CPU
 // FAKE_CUDA_FAIL=cuMemAlloc:3:2         invalid values, lack of memory and broken captures (1, 2, 9xx) pass
 
 #include <sys/mman.h>
@@ -80,6 +81,7 @@ bool inside(const std::map<uintptr_t, Allocation> &memory, const void *address, 
 }
 
 void protect(int how) {
+    if (number("FAKE_CUDA_OPEN", 0) != 0) return;
     for (auto &[address, allocation] : device_memory) {
         mprotect(reinterpret_cast<void *>(address), allocation.mapped, how);
     }
@@ -151,7 +153,7 @@ Result allocate(std::map<uintptr_t, Allocation> &memory, void **address, size_t 
     void *found = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (found == MAP_FAILED) return 2;
     std::memset(found, 0xA5, mapped);
-    mprotect(found, mapped, how);
+    if (number("FAKE_CUDA_OPEN", 0) == 0) mprotect(found, mapped, how);
     memory[reinterpret_cast<uintptr_t>(found)] = Allocation{bytes, mapped};
     *address = found;
     return OK;

@@ -1,6 +1,9 @@
 //! ONNX Runtime on the CPU, loaded at run time. Its threads sleep between frames: spinning ones would take the
 //! cores from the decoders.
 
+#[cfg(feature = "cuda")]
+pub mod device;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -62,7 +65,7 @@ impl OnnxRuntime {
             dialect,
             ..GraphOptions::new([width, height], batch, &settings.heads)
         };
-        let session = open_session(&environment, &store, settings, &options)?;
+        let session = open_session(&environment, &store, settings, &options, Ok)?;
         let dim = dim_of(&session).ok_or_else(|| open("the graph has no CLS token".to_owned()))?;
         let preprocessor = Preprocessor::new(width, height);
         let pixels = vec![0.0; settings.max_batch * preprocessor.values()];
@@ -204,12 +207,14 @@ fn dim_of(session: &Session) -> Option<usize> {
     cls.dtype().tensor_shape()?.last().and_then(|dim| usize::try_from(*dim).ok())
 }
 
-/// Opens the cached graph; one that the library cannot read is written anew, once.
+/// Opens the cached graph, with what `provide` adds to the session; one that the library cannot read is written anew,
+/// once.
 fn open_session(
     environment: &Environment,
     store: &Store,
     settings: &BackendSettings,
     options: &GraphOptions<'_>,
+    provide: impl Fn(SessionBuilder) -> Result<SessionBuilder, BackendError>,
 ) -> Result<Session, BackendError> {
     let open = |error: String| BackendError::Open(error);
     let graph = || {
@@ -219,8 +224,8 @@ fn open_session(
         })
     };
     let commit = |path: &Path| {
-        let mut builder = builder(environment, settings).map_err(|error| open(error.to_string()))?;
-        builder.commit_from_file(path).map_err(|error| open(format!("{}: {error}", path.display())))
+        let builder = builder(environment, settings).map_err(|error| open(error.to_string()))?;
+        provide(builder)?.commit_from_file(path).map_err(|error| open(format!("{}: {error}", path.display())))
     };
     let path = graph()?;
     commit(&path).or_else(|_| {

@@ -11,10 +11,13 @@ use half::f16;
 use standoff::backend::cuda::launch::Kernel;
 use standoff::backend::cuda::pipeline::{Network, Output as ModelOutput, Shape};
 use standoff::backend::cuda::{CudaBackend, Gpu, NoGpu, Preprocessor};
-use standoff::backend::{Backend, BackendError};
+use standoff::backend::onnxruntime::device::{DeviceSession, Provider};
+use standoff::backend::{self, Backend, BackendError, BackendSettings};
+use standoff::model::graph::Precision;
 use standoff::types::{Batch, Frame};
 
 use super::kernels::{Build, batches, compiler, preprocessed, real_frames};
+use super::support::{environment, installed};
 
 /// The folder of a libcuda.so.1 that is a test double.
 pub fn fake_driver() -> &'static Path {
@@ -319,6 +322,102 @@ fn batches_by_graph() {
         }
     }
     println!("graphs: {wrong} of {count} batches wrong, {failed} failed");
+}
+
+/// |difference| / |reference| of the whole way on the device, where the kernels round otherwise than the CPU's own
+/// preprocessing.
+const FULL_TOLERANCE: f64 = 1e-4;
+/// The same for a graph in 16 bits.
+const MIXED_TOLERANCE: f64 = 0.03;
+
+#[test]
+fn a_model_on_device_memory_gives_what_the_cpu_backend_gives() {
+    let output = run_with_fake("device::features_through_device_memory", &[("FAKE_CUDA_OPEN", "1")]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    said.lines()
+        .filter(|line| ["SKIP", "device:"].iter().any(|word| line.starts_with(word)))
+        .for_each(|line| println!("{line}"));
+}
+
+#[test]
+#[ignore = "needs a driver; the test above runs it with a test double of it"]
+fn features_through_device_memory() {
+    let heads = standoff::heads::shipped::graph_heads().unwrap();
+    let settings = BackendSettings { max_batch: 4, heads, layers: false, ..BackendSettings::default() };
+    let Some(mut on_cpu) = open_backend(&settings) else { return };
+    let frames = real_frames();
+    for (precision, tolerance) in [(Precision::Full, FULL_TOLERANCE), (Precision::Mixed, MIXED_TOLERANCE)] {
+        let gpu = Gpu::open().unwrap();
+        let stream = gpu.context().new_stream().unwrap();
+        let session = DeviceSession::open(&settings, precision, Provider::Cpu, &stream).unwrap();
+        let shape = Shape {
+            input: [settings.input_width, settings.input_height],
+            max_batch: 4,
+            heads: settings.heads.iter().map(|head| head.name.clone()).collect(),
+        };
+        let mut on_device = CudaBackend::open(&gpu, stream, Box::new(session), shape).unwrap();
+        let mut worst = 0.0f64;
+        // The same size of batch twice, and one that is not full.
+        for batch in [&frames[..1], &frames[1..5], &frames[5..9], &frames[9..12]] {
+            let batch = Batch { frames: batch.to_vec() };
+            let (got, expected) = (on_device.infer(&batch).unwrap(), on_cpu.infer(&batch).unwrap());
+            assert_eq!(got.len(), expected.len());
+            for (got, expected) in got.iter().zip(&expected) {
+                assert_eq!(
+                    (got.transform, got.grid, got.dim),
+                    (expected.transform, expected.grid, expected.dim)
+                );
+                assert_eq!(got.dense.keys().collect::<Vec<_>>(), expected.dense.keys().collect::<Vec<_>>());
+                worst = worst.max(relative(&got.cls, &expected.cls));
+                for (head, expected) in &expected.dense {
+                    assert_eq!(got.dense[head].channels, expected.channels);
+                    worst = worst.max(relative(&got.dense[head].values, &expected.values));
+                }
+            }
+        }
+        println!("device: {}: |difference| / |reference| at most {worst:.1e}", on_device.spec().name);
+        assert!(worst <= tolerance, "{worst}");
+    }
+}
+
+fn open_backend(settings: &BackendSettings) -> Option<Box<dyn Backend>> {
+    let store = standoff::model::store::Store::locate().unwrap();
+    let (Some(_), Some(_)) = (environment(), installed(store.model_path(&settings.model))) else {
+        return None;
+    };
+    Some(backend::open(settings).unwrap())
+}
+
+fn relative(found: &[f32], expected: &[f32]) -> f64 {
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    let difference = square(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    (difference / square(&mut expected.iter().map(|value| f64::from(*value)))).sqrt()
+}
+
+#[test]
+fn without_its_libraries_the_cuda_provider_is_a_clear_error() {
+    let output = run_with_fake("device::what_the_cuda_provider_says", &[]);
+    let said = said(&output);
+    let clear = said.contains("ONNX Runtime cannot be used: its CUDA provider does not load")
+        || said.contains("SKIP");
+    assert!(output.status.success() && clear, "{said}");
+    said.lines()
+        .filter(|line| ["SKIP", "cuda:"].iter().any(|word| line.starts_with(word)))
+        .for_each(|line| println!("{line}"));
+}
+
+#[test]
+#[ignore = "needs a driver; the test above runs it with a test double of it"]
+fn what_the_cuda_provider_says() {
+    let settings = BackendSettings { max_batch: 4, layers: false, ..BackendSettings::default() };
+    if open_backend(&settings).is_none() {
+        return;
+    }
+    let gpu = Gpu::open().unwrap();
+    let stream = gpu.context().new_stream().unwrap();
+    let opened = DeviceSession::open(&settings, Precision::Mixed, Provider::Cuda, &stream);
+    println!("cuda: {}", opened.err().map_or("opened".to_owned(), |error| error.to_string()));
 }
 
 /// The frame with other codes.
