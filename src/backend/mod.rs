@@ -6,6 +6,8 @@ pub mod cuda;
 pub mod gate;
 pub mod onnxruntime;
 pub mod recorded;
+#[cfg(feature = "tensorrt")]
+pub mod tensorrt;
 
 use std::path::PathBuf;
 

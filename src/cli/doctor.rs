@@ -47,13 +47,30 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let mut findings = vec![Finding::good("standoff", program())];
     findings.extend(gstreamer());
     match Store::locate() {
-        Ok(store) => findings.extend(inference(&store)),
+        Ok(store) => {
+            findings.extend(inference(&store));
+            #[cfg(feature = "tensorrt")]
+            findings.push(tensorrt(&store));
+        }
         Err(error) => findings.push(Finding::missing("store", error.to_string(), "export HOME=/your/home")),
     }
     print!("{}", render(&findings));
     let fit = findings.iter().all(|finding| !matches!(finding.standing, Standing::Missing(_)));
     println!("{}", if fit { "All is there: standoff can run." } else { "standoff cannot run yet." });
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(feature = "tensorrt")]
+fn tensorrt(store: &Store) -> Finding {
+    use crate::backend::tensorrt::{library, standing};
+
+    let versions: Vec<_> = library::built_for().iter().map(ToString::to_string).collect();
+    let built = format!("built for {}", versions.join(", "));
+    match standing(store) {
+        Ok(library) => Finding::good("TensorRT", format!("{library}; {built}")),
+        Err(error) if versions.is_empty() => Finding::note("TensorRT", error.to_string()),
+        Err(error) => Finding::note("TensorRT", format!("{error}; {built}")),
+    }
 }
 
 fn program() -> String {

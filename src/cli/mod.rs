@@ -12,6 +12,8 @@ pub mod demo_broker;
 #[cfg(feature = "demo")]
 pub mod demo_rtsp;
 pub mod doctor;
+#[cfg(feature = "tensorrt")]
+pub mod engine;
 pub mod model;
 pub mod privacy;
 pub mod probe;
@@ -69,6 +71,10 @@ pub enum Command {
     /// Delete what is kept of people
     #[command(subcommand)]
     Privacy(privacy::PrivacyCommand),
+    /// Compile the model for TensorRT, list and check what was compiled
+    #[cfg(feature = "tensorrt")]
+    #[command(subcommand)]
+    Engine(engine::EngineCommand),
     /// Install, import, list and export models
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -93,6 +99,8 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),
         Command::Privacy(command) => privacy::run(command),
+        #[cfg(feature = "tensorrt")]
+        Command::Engine(command) => engine::run(command),
         Command::Model(command) => model::run(command).map(|()| ExitCode::SUCCESS),
     }
 }

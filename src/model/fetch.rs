@@ -36,6 +36,22 @@ const LIBRARY_WHEEL: Wheel = Wheel {
     platforms: &["manylinux_2_28_aarch64", "manylinux_2_27_aarch64"],
 };
 
+/// TensorRT-RTX and its ONNX parser come with a plugin for ONNX Runtime, of which nothing else is used. For
+/// x86-64 only; Jetsons have TensorRT installed, and RTX does not support them.
+const TENSORRT_RTX_WHEEL: Wheel = Wheel {
+    package: "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    version: "0.5.0",
+    sha256: "32f575c633d171b4edf4b53d3bb22b72a6c9c0a850d2982ce9a788a5d40d3298",
+    platforms: &["manylinux_2_28_x86_64"],
+};
+/// The files in it, and the names by which they are loaded.
+const TENSORRT_RTX_FILES: [(&str, &str); 2] = [
+    ("libtensorrt_rtx.so.1.7.1", "libtensorrt_rtx.so.1"),
+    ("libtensorrt_onnxparser_rtx.so.1.7.1", "libtensorrt_onnxparser_rtx.so.1"),
+];
+/// Their version.
+const TENSORRT_RTX_VERSION: &str = "1.7.1";
+
 /// Why nothing was fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -123,6 +139,29 @@ pub fn onnxruntime(store: &Store) -> Result<(PathBuf, &'static str), FetchError>
     std::os::unix::fs::symlink(&name, &link).map_err(at(&link))?;
     install(&link, &plain)?;
     Ok((plain, LIBRARY_WHEEL.version))
+}
+
+/// Whether TensorRT-RTX is in the store.
+pub fn has_tensorrt_rtx(store: &Store) -> bool {
+    TENSORRT_RTX_FILES.iter().all(|(_, name)| store.tensorrt_rtx_folder().join(name).is_file())
+}
+
+/// Installs TensorRT-RTX with its parser. Returns the folder and the version.
+pub fn tensorrt_rtx(store: &Store) -> Result<(PathBuf, &'static str), FetchError> {
+    if !cfg!(target_arch = "x86_64") {
+        let what = TENSORRT_RTX_WHEEL.name();
+        return Err(FetchError::Unpack { what, problem: "it is for x86-64 only".to_owned() });
+    }
+    let folder = Folder::new(store)?;
+    let content = fetch(&TENSORRT_RTX_WHEEL, &folder)?.join("onnxruntime_ep_nv_tensorrt_rtx");
+    let there = store.tensorrt_rtx_folder();
+    for (file, name) in TENSORRT_RTX_FILES {
+        install(&content.join(file), &there.join(file))?;
+        let link = folder.0.join(name);
+        std::os::unix::fs::symlink(file, &link).map_err(at(&link))?;
+        install(&link, &there.join(name))?;
+    }
+    Ok((there, TENSORRT_RTX_VERSION))
 }
 
 /// Moves a file to its place in the store, where it appears whole.

@@ -109,6 +109,16 @@ impl Store {
         self.root.join("lib/libonnxruntime.so")
     }
 
+    /// The folder of TensorRT-RTX and its parser, fetched or not.
+    pub fn tensorrt_rtx_folder(&self) -> PathBuf {
+        self.root.join("lib/tensorrt-rtx")
+    }
+
+    /// The folder of compiled plans.
+    pub fn engines_folder(&self) -> PathBuf {
+        self.root.join("engines")
+    }
+
     /// The file of a model given by its installed name or by a path (anything with a `/`, or a file that is there).
     pub fn resolve(&self, model: &str) -> Result<PathBuf, StoreError> {
         let installed = self.model_path(model);
