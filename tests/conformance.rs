@@ -5,6 +5,8 @@
 mod backbone;
 #[path = "conformance/backend.rs"]
 mod backend;
+#[path = "conformance/gate.rs"]
+mod gate;
 #[path = "conformance/mixed.rs"]
 mod mixed;
 #[path = "conformance/preprocess.rs"]

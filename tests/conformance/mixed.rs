@@ -28,12 +28,12 @@ const LEAST_COSINE: f64 = 0.999;
 const LARGEST_HALF: f32 = 65504.0;
 const SIZE: [usize; 2] = [392, 224];
 
-fn weights() -> Option<Weights> {
+pub fn weights() -> Option<Weights> {
     let file = installed(Store::locate().unwrap().model_path("dinov2-small"))?;
     Some(Weights::read(&file).unwrap().0)
 }
 
-fn written(weights: &Weights, batch: usize, precision: Precision, dialect: Dialect) -> ModelProto {
+pub fn written(weights: &Weights, batch: usize, precision: Precision, dialect: Dialect) -> ModelProto {
     let heads = shipped::graph_heads().unwrap();
     let size = SIZE.map(|side| side as u32);
     let plain = GraphOptions::new(size, BatchSize::Fixed(batch), &heads);
@@ -41,7 +41,7 @@ fn written(weights: &Weights, batch: usize, precision: Precision, dialect: Diale
 }
 
 /// The frames of the gate as the model sees them.
-fn pictures() -> Vec<Vec<f32>> {
+pub fn pictures() -> Vec<Vec<f32>> {
     let mut preprocessor = Preprocessor::new(SIZE[0] as u32, SIZE[1] as u32);
     let pixels = |frame| {
         let mut pixels = vec![0.0; preprocessor.values()];
@@ -52,7 +52,7 @@ fn pictures() -> Vec<Vec<f32>> {
 }
 
 /// All outputs by name.
-type Outputs = Vec<(String, Vec<f32>)>;
+pub type Outputs = Vec<(String, Vec<f32>)>;
 
 /// Runs a graph whose input is of 16 or 32 bits; none without the library.
 fn run(model: ModelProto, pictures: &[Vec<f32>]) -> Option<Outputs> {
@@ -79,7 +79,7 @@ fn run(model: ModelProto, pictures: &[Vec<f32>]) -> Option<Outputs> {
 }
 
 /// Pictures one by one through a graph of batch 1, put together.
-fn one_by_one(model: &ModelProto, pictures: &[Vec<f32>]) -> Option<Outputs> {
+pub fn one_by_one(model: &ModelProto, pictures: &[Vec<f32>]) -> Option<Outputs> {
     let mut all: Outputs = vec![];
     for picture in pictures {
         for (at, (name, values)) in run(model.clone(), std::slice::from_ref(picture))?.into_iter().enumerate()
@@ -146,7 +146,7 @@ fn types(graph: &GraphProto) -> HashMap<String, i32> {
 
 /// The same graph in 32 bits that rounds to 16 where a GPU stores 16 (Veltkamp's splitting, exact but for values below
 /// 6e-5 and above 65504), with one more output `largest`: the largest magnitude that was stored so.
-fn on_a_device(model: &ModelProto) -> ModelProto {
+pub fn on_a_device(model: &ModelProto) -> ModelProto {
     let mut model = model.clone();
     let graph = model.graph.as_mut().unwrap();
     let types = types(graph);
@@ -207,7 +207,7 @@ fn on_a_device(model: &ModelProto) -> ModelProto {
 }
 
 /// Takes the output `largest` away and checks that 16 bits hold it.
-fn within_half(what: &str, mut outputs: Outputs) -> Outputs {
+pub fn within_half(what: &str, mut outputs: Outputs) -> Outputs {
     let at = outputs.iter().position(|(name, _)| name == "largest").unwrap();
     let largest = outputs.remove(at).1.into_iter().fold(0.0, f32::max);
     println!("{what}: largest value {largest:.0} of {LARGEST_HALF}");
@@ -215,7 +215,7 @@ fn within_half(what: &str, mut outputs: Outputs) -> Outputs {
     outputs
 }
 
-fn rounded(pictures: &[Vec<f32>]) -> Vec<Vec<f32>> {
+pub fn rounded(pictures: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let round = |picture: &Vec<f32>| picture.iter().map(|v| f16::from_f32(*v).to_f32()).collect();
     pictures.iter().map(round).collect()
 }
