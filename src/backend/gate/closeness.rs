@@ -26,8 +26,7 @@ pub(super) fn closeness(tried: &[f32], reference: &[f32]) -> Closeness {
 pub(super) fn worst_token(tried: &[f32], reference: &[f32], width: usize) -> (usize, f64) {
     let tokens = tried.chunks_exact(width).zip(reference.chunks_exact(width));
     let cosines = tokens.map(|(a, b)| closeness(a, b).cosine).enumerate();
-    // A NaN is the worst of all.
-    cosines.fold((0, 1.0), |worst, (at, cosine)| if cosine >= worst.1 { worst } else { (at, cosine) })
+    worst(cosines, (0, 1.0), |cosine, worst| cosine >= worst)
 }
 
 /// The channel that errs most, and its error (root mean square) as a share of how much the reference varies over the
@@ -48,7 +47,16 @@ pub(super) fn worst_channel(tried: &[f32], reference: &[f32], channels: usize) -
         .collect();
     let least = 0.01 * measured.iter().map(|(_, variance)| variance).sum::<f64>() / channels as f64;
     let shares = measured.iter().map(|(error, variance)| (error / variance.max(least)).sqrt()).enumerate();
-    shares.fold((0, 0.0), |worst, (at, share)| if share <= worst.1 { worst } else { (at, share) })
+    worst(shares, (0, 0.0), |share, worst| share <= worst)
+}
+
+/// The one that is not as good as all before it. What is no number is the worst of all and stays.
+fn worst(
+    values: impl Iterator<Item = (usize, f64)>,
+    best: (usize, f64),
+    as_good: impl Fn(f64, f64) -> bool,
+) -> (usize, f64) {
+    values.fold(best, |worst, new| if worst.1.is_nan() || as_good(new.1, worst.1) { worst } else { new })
 }
 
 /// Share of the tokens whose largest channel is the reference's, or one that the reference puts at most `tie` below.
