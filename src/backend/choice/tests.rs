@@ -147,8 +147,7 @@ fn without_the_cpu_there_is_nothing_to_fall_back_to() {
 fn the_configuration_decides_what_is_tried() {
     let tried = |wanted, precision| {
         let settings = BackendSettings { wanted, precision, ..BackendSettings::default() };
-        let places = candidates(&settings).into_iter().map(|c| (c.runtime, c.precision)).collect::<Vec<_>>();
-        places
+        candidates(&settings).into_iter().map(|c| (c.runtime, c.precision)).collect::<Vec<_>>()
     };
     use {Precision::*, Runtime::*};
     let all = [
