@@ -11,6 +11,8 @@ mod device;
 #[cfg(feature = "cuda")]
 #[path = "conformance/kernels.rs"]
 mod kernels;
+#[path = "conformance/gate.rs"]
+mod gate;
 #[path = "conformance/mixed.rs"]
 mod mixed;
 #[path = "conformance/preprocess.rs"]

@@ -284,7 +284,7 @@ fn a_graph_gives_what_the_passes_before_it_gave() {
     }
     let output = run_with_fake("device::batches_by_graph", &[("FAKE_CUDA_FAIL", "cuGraphLaunch:2:719")]);
     let said = said(&output);
-    let broken = "the GPU is broken for this process: launching the graph: CUDA_ERROR_FAKED, error 719";
+    let broken = "the device is lost to this process: launching the graph: CUDA_ERROR_FAKED, error 719";
     assert!(output.status.success() && said.contains(broken), "{said}");
 }
 
