@@ -8,11 +8,11 @@ mod backend;
 #[cfg(feature = "cuda")]
 #[path = "conformance/device.rs"]
 mod device;
+#[path = "conformance/gate.rs"]
+mod gate;
 #[cfg(feature = "cuda")]
 #[path = "conformance/kernels.rs"]
 mod kernels;
-#[path = "conformance/gate.rs"]
-mod gate;
 #[path = "conformance/mixed.rs"]
 mod mixed;
 #[path = "conformance/preprocess.rs"]

@@ -1,9 +1,11 @@
 //! Which backend runs: the best that this machine has and the numeric gate lets through. Runs once, in the thread that
 //! starts the daemon. A backend that was expected and is not used is said, because somebody counts on its speed.
 
+#[cfg(feature = "cuda")]
+mod on_gpu;
+
 use std::fmt;
 
-use super::driver::{NO_DRIVER, cuda_driver};
 use super::gate::{self, Reference};
 use super::{Backend, BackendError, BackendSettings, onnxruntime, recorded};
 use crate::model::graph::Precision;
@@ -242,26 +244,30 @@ pub fn candidates(settings: &BackendSettings) -> Vec<Candidate<'_>> {
 
 fn open(
     runtime: Runtime,
-    _precision: Precision,
+    precision: Precision,
     settings: &BackendSettings,
 ) -> Result<Box<dyn Backend>, Unusable> {
-    let missing = |problem: &str| {
-        Err(match cuda_driver() {
-            None => Unusable::NoDevice(NO_DRIVER.to_owned()),
-            Some(_) => Unusable::NotInstalled {
-                problem: problem.to_owned(),
-                remedy: "set model.backend to cpu to be content with the CPU".to_owned(),
-            },
-        })
-    };
-    match runtime {
-        Runtime::TensorRt => missing("this version has no TensorRT backend"),
-        Runtime::Cuda => missing("this version has no CUDA backend"),
-        Runtime::Cpu => match onnxruntime::OnnxRuntime::open(settings) {
-            Ok(backend) => Ok(Box::new(backend)),
-            Err(error) => Err(Unusable::Failed(error)),
-        },
+    if runtime != Runtime::Cpu {
+        return on_gpu(runtime, precision, settings);
     }
+    match onnxruntime::OnnxRuntime::open(settings) {
+        Ok(backend) => Ok(Box::new(backend)),
+        Err(error) => Err(Unusable::Failed(error)),
+    }
+}
+
+#[cfg(feature = "cuda")]
+use on_gpu::open as on_gpu;
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(_: Runtime, _: Precision, _: &BackendSettings) -> Result<Box<dyn Backend>, Unusable> {
+    Err(match super::driver::cuda_driver() {
+        None => Unusable::NoDevice(super::driver::NO_DRIVER.to_owned()),
+        Some(_) => Unusable::NotInstalled {
+            problem: "built without GPU support".to_owned(),
+            remedy: "build with the features 'cuda' and 'tensorrt'".to_owned(),
+        },
+    })
 }
 
 /// The first candidate that opens and passes the gate; the last one passes none.

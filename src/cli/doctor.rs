@@ -73,9 +73,9 @@ fn tensorrt(store: &Store) -> Finding {
     let versions: Vec<_> = library::built_for().iter().map(ToString::to_string).collect();
     let built = format!("built for {}", versions.join(", "));
     match standing(store) {
-        Ok(library) => Finding::good("TensorRT", format!("{library}; {built}")),
-        Err(error) if versions.is_empty() => Finding::note("TensorRT", error.to_string()),
-        Err(error) => Finding::note("TensorRT", format!("{error}; {built}")),
+        Ok(library) => Finding::good("TensorRT library", format!("{library}; {built}")),
+        Err(error) if versions.is_empty() => Finding::note("TensorRT library", error.to_string()),
+        Err(error) => Finding::note("TensorRT library", format!("{error}; {built}")),
     }
 }
 

@@ -109,6 +109,11 @@ impl Store {
         self.root.join("lib/libonnxruntime.so")
     }
 
+    /// Where the inference library with a CUDA provider lies or would lie.
+    pub fn cuda_library_path(&self) -> PathBuf {
+        self.root.join("lib/cuda/libonnxruntime.so")
+    }
+
     /// The folder of TensorRT-RTX and its parser, fetched or not.
     pub fn tensorrt_rtx_folder(&self) -> PathBuf {
         self.root.join("lib/tensorrt-rtx")

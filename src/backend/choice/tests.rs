@@ -2,6 +2,7 @@ use std::cell::RefCell;
 
 use super::*;
 use crate::backend::BackendSpec;
+use crate::backend::driver::NO_DRIVER;
 use crate::types::{Batch, Features, Grid};
 
 /// A backend that can only say its name.

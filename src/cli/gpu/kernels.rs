@@ -125,7 +125,8 @@ fn preprocessing(gpu: &Gpu, pictures: usize, half: bool) -> anyhow::Result<(Bits
     let mut bits = Bits { what, values: 0, differing: 0 };
     let mut worst = 0.0f64;
     for kernel in [Kernel::YuvToNchwTiled, Kernel::YuvToNchwDirect] {
-        let expected = host::preprocess(kernel, &frames, INPUT, half).context("the CPU build of the kernels")?;
+        let expected =
+            host::preprocess(kernel, &frames, INPUT, half).context("the CPU build of the kernels")?;
         let uploaded = preprocessor.upload(&frames)?;
         preprocessor.launch_as(&uploaded, |_| kernel)?;
         let found = numbers(&preprocessor.download()?, half);
@@ -203,8 +204,7 @@ fn points(gpu: &Gpu) -> anyhow::Result<Bits> {
         shift: -0.75,
         ground_from_camera,
     };
-    let here =
-        launch(depth.as_ptr() as u64, rays.as_ptr() as u64, expected.as_mut_ptr() as u64);
+    let here = launch(depth.as_ptr() as u64, rays.as_ptr() as u64, expected.as_mut_ptr() as u64);
     // SAFETY: three buffers of that many numbers, which live.
     unsafe { host::launch(Kernel::DepthToPoints, here.shape(), &here) };
     let stream = gpu.context().new_stream()?;
@@ -220,7 +220,8 @@ fn points(gpu: &Gpu) -> anyhow::Result<Bits> {
 fn pairs(gpu: &Gpu) -> anyhow::Result<Bits> {
     let mut random = random(4);
     let [a, b] = [3000usize, 5001];
-    let sets: [Vec<f32>; 4] = [a, a, b, b].map(|count| (0..count).map(|_| (40.0 * random()).round() / 4.0).collect());
+    let sets: [Vec<f32>; 4] =
+        [a, a, b, b].map(|count| (0..count).map(|_| (40.0 * random()).round() / 4.0).collect());
     let counts = [a as i32, b as i32];
     let mut best = [u64::MAX];
     let here = NearestPair {
