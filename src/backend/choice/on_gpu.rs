@@ -98,6 +98,7 @@ fn tensorrt(
         );
     }
     let cache = Cache::of(&store);
+    let listed = |max_batch| batch_sizes(max_batch).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut plans = vec![];
     for batch in batch_sizes(settings.max_batch) {
         let built_for = BuiltFor::Gpu(device.clone());
@@ -105,7 +106,7 @@ fn tensorrt(
             .map_err(|error| failed(error.to_string()))?;
         let (_, plan) = job.find(&cache).map_err(|error| Unusable::NotInstalled {
             problem: format!("{} has no plan for {job}: {error}", library.version()),
-            remedy: "standoff engine build, then restart".to_owned(),
+            remedy: format!("standoff engine build --batch {}, then restart", listed(settings.max_batch)),
         })?;
         plans.extend(job.tensors.map(|tensors| (tensors, plan)));
     }
