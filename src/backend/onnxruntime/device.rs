@@ -123,7 +123,8 @@ impl DeviceSession {
             Provider::Cuda => AllocationDevice::CUDA,
             Provider::Cpu => AllocationDevice::CPU,
         };
-        let memory = || MemoryInfo::new(device.clone(), 0, AllocatorType::Device, MemoryType::Default).map_err(infer);
+        let memory =
+            || MemoryInfo::new(device.clone(), 0, AllocatorType::Device, MemoryType::Default).map_err(infer);
         let side = |side: usize| i64::try_from(side).unwrap_or(i64::MAX);
         let [width, height] = self.input.map(i64::from);
         let shape = Shape::new([side(count), 3, height, width]);

@@ -162,6 +162,9 @@ impl Library {
     /// # Errors
     /// [`LibraryError::NoDriver`] before any library is touched; else why the most promising candidate is none.
     pub fn open(driver: &DriverState, candidates: &[PathBuf]) -> Result<Self, LibraryError> {
+        if built_for().is_empty() {
+            return Err(LibraryError::BuiltWithoutAny);
+        }
         let device = match driver {
             DriverState::Ready(device) => device,
             DriverState::Absent(problem) => return Err(LibraryError::NoDriver(problem.clone())),
