@@ -106,6 +106,9 @@ fn run(test: &str, settings: &[(&str, &str)]) -> Vec<(Kind, String)> {
 
 // --- plans ---
 
+/// What must be in a plan, and the plan.
+type Plan = (Wanted, Vec<u8>);
+
 /// A picture as the plan knows it, and what it gives: `cls`, then the heads.
 #[derive(Clone)]
 struct Picture {
@@ -177,7 +180,7 @@ fn open(gpu: &Gpu) -> Library {
     Library::open(&DriverState::Ready(Device::of(gpu)), &candidates(None, &store)).unwrap()
 }
 
-fn backend(gpu: &Gpu, library: &Library, plans: &[(Wanted, Vec<u8>)], max_batch: usize) -> CudaBackend {
+fn backend(gpu: &Gpu, library: &Library, plans: &[Plan], max_batch: usize) -> CudaBackend {
     let network = TensorRt::open(library, plans).unwrap();
     let heads = heads().into_iter().map(|(name, _)| name).collect();
     let shape = Shape { input: SIZE, max_batch, heads };
@@ -230,7 +233,7 @@ fn refusals() {
     let pictures = pictures(&frames::frames().unwrap()[..1]);
     let good = fake_plan(2, true, &pictures);
     let more = Wanted { heads: vec![("more".to_owned(), 3)], ..wanted(2) };
-    let cases: [(&str, Vec<(Wanted, Vec<u8>)>); 7] = [
+    let cases: [(&str, Vec<Plan>); 7] = [
         ("random bytes", vec![(wanted(2), vec![7; 1000])]),
         ("empty", vec![(wanted(2), vec![])]),
         ("cut", vec![(wanted(2), good[..good.len() - 1].to_vec())]),
