@@ -8,6 +8,8 @@ mod backend;
 #[cfg(feature = "cuda")]
 #[path = "conformance/device.rs"]
 mod device;
+#[path = "conformance/gate.rs"]
+mod gate;
 #[cfg(feature = "cuda")]
 #[path = "conformance/kernels.rs"]
 mod kernels;

@@ -14,6 +14,8 @@ pub mod demo_rtsp;
 pub mod doctor;
 #[cfg(feature = "tensorrt")]
 pub mod engine;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod model;
 pub mod privacy;
 pub mod probe;
@@ -75,6 +77,9 @@ pub enum Command {
     #[cfg(feature = "tensorrt")]
     #[command(subcommand)]
     Engine(engine::EngineCommand),
+    /// Check this machine's GPU: right numbers, and how fast
+    #[cfg(feature = "cuda")]
+    Gpu(gpu::GpuArguments),
     /// Install, import, list and export models
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -101,6 +106,8 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Privacy(command) => privacy::run(command),
         #[cfg(feature = "tensorrt")]
         Command::Engine(command) => engine::run(command),
+        #[cfg(feature = "cuda")]
+        Command::Gpu(arguments) => gpu::run(arguments),
         Command::Model(command) => model::run(command).map(|()| ExitCode::SUCCESS),
     }
 }
