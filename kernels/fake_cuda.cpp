@@ -347,6 +347,11 @@ Result cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsi
     });
 }
 
+Result cuLaunchHostFunc(Stream *stream, void (*run)(void *), void *user) {
+    ENTER("cuLaunchHostFunc");
+    return put(stream, [=] { return run(user), OK; });
+}
+
 Result cuStreamBeginCapture_v2(Stream *stream, int) {
     ENTER("cuStreamBeginCapture");
     if (stream == nullptr || stream->capturing) return INVALID_VALUE;

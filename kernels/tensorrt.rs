@@ -156,4 +156,6 @@ fn compile(headers: &Headers) {
         exit(1);
     }
     println!("cargo::rustc-cfg=tensorrt_{abi}");
+    // For the test double, which is compiled with the same headers.
+    println!("cargo::rustc-env=TENSORRT_HEADERS_{}={}", abi.to_uppercase(), headers.folder.display());
 }

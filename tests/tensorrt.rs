@@ -5,6 +5,8 @@
 
 #[path = "tensorrt/ahead.rs"]
 mod ahead;
+#[path = "tensorrt/double.rs"]
+mod double;
 #[path = "tensorrt/gates.rs"]
 mod gates;
 #[path = "tensorrt/process.rs"]

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use standoff::backend::cuda::NoGpu;
-use standoff::backend::tensorrt::library::{Library, check_version};
+use standoff::backend::tensorrt::library::{Library, built_for, check_version};
 use standoff::backend::tensorrt::{Device, DriverState, Kind, LibraryError, Version};
 use standoff::model::store::Store;
 
@@ -19,6 +19,10 @@ const LEAN_11: Version = version(Kind::TensorRt11, 11, 4, 0);
 
 /// Both libraries with their versions, or a skip that CI counts.
 fn lean() -> Vec<(PathBuf, Version)> {
+    if built_for().is_empty() {
+        println!("SKIP: built without TensorRT's headers (docs/engines.md)");
+        return vec![];
+    }
     let folder = Store::locate().unwrap().root().join("lib/tensorrt-lean");
     let both = [("libnvinfer_lean.so.10", LEAN_10), ("libnvinfer_lean.so.11", LEAN_11)];
     let here = both.map(|(name, version)| (folder.join(name), version));
@@ -80,7 +84,6 @@ fn with_a_driver_that_answers_a_wrong_version_still_stops_at_the_gate() {
         match (Library::open(&driver, &[path]), built) {
             (Err(LibraryError::VersionMismatch { library: found, .. }), None) => assert_eq!(found, library),
             (Ok(opened), Some(_)) => assert_eq!(opened.version(), library),
-            (Err(LibraryError::BuiltWithoutAny), None) => {}
             (other, built) => panic!("{:?} with headers {built:?}", other.err()),
         }
     }
@@ -93,7 +96,6 @@ fn a_lean_runtime_builds_nothing() {
         match error {
             LibraryError::Target { library: found, target: 86 } => assert_eq!(found, library),
             LibraryError::VersionMismatch { library: found, .. } => assert_eq!(found, library),
-            LibraryError::BuiltWithoutAny => {}
             other => panic!("{other}"),
         }
     }

@@ -7,7 +7,8 @@ use std::ptr;
 
 use super::ffi;
 use super::journal::{self, Hear, Journal};
-use super::library::{Library, LibraryError};
+use super::library::Library;
+use super::refusal::LibraryError;
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]

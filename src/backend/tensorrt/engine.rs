@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::ffi;
 use super::journal::{self, Journal};
-use super::library::{Library, LibraryError};
+use super::library::Library;
+use super::refusal::LibraryError;
 use super::tensors::{Element, Tensor};
 
 /// Why a plan cannot be run.

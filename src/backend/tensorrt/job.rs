@@ -183,3 +183,46 @@ impl std::fmt::Display for Job {
         write!(f, "{} batch {batch} {precision} for {built_for}", self.about)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Device, Kind, Version};
+    use super::*;
+
+    fn job(built_for: BuiltFor) -> Job {
+        let library = Version { kind: Kind::Rtx, major: 1, minor: 7, patch: 1 };
+        let (onnx_sha256, precision) = ("ef".repeat(32), "mixed".to_owned());
+        let key = Key { onnx_sha256, library, built_for, batch: 4, precision };
+        Job { key, about: "test".to_owned(), tensors: None, onnx: PathBuf::new(), input: [4, 3, 28, 28] }
+    }
+
+    fn gpu(name: &str, capability: u32) -> BuiltFor {
+        BuiltFor::Gpu(Device { name: name.to_owned(), capability })
+    }
+
+    #[test]
+    fn a_plan_built_ahead_of_time_serves_each_gpu_of_its_kind_and_a_damaged_one_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::of(&Store::at(folder.path()));
+        let ahead = job(BuiltFor::Target(86));
+        let path = cache.put(ahead.key.clone(), &ahead.about, None, b"ahead").unwrap();
+        for name in ["NVIDIA RTX A2000", "NVIDIA RTX A4000"] {
+            assert_eq!(job(gpu(name, 86)).find(&cache).unwrap(), (path.clone(), b"ahead".to_vec()));
+        }
+        assert!(job(gpu("NVIDIA GeForce RTX 4090", 89)).find(&cache).is_err());
+        assert!(job(BuiltFor::Target(89)).find(&cache).is_err());
+
+        // One that was measured on the GPU itself is better.
+        let own = job(gpu("NVIDIA RTX A2000", 86));
+        cache.put(own.key.clone(), &own.about, None, b"own").unwrap();
+        assert_eq!(own.find(&cache).unwrap().1, b"own");
+
+        fs::write(&path, b"standoff plan 1\n").unwrap();
+        assert!(job(gpu("NVIDIA RTX A4000", 86)).find(&cache).is_err());
+    }
+
+    #[test]
+    fn a_job_is_said_in_one_line() {
+        assert_eq!(job(BuiltFor::Target(86)).to_string(), "test batch 4 mixed for any sm_86");
+    }
+}

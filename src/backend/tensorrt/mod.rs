@@ -22,12 +22,14 @@ mod journal;
 pub mod library;
 pub mod network;
 pub mod plan;
+mod refusal;
 pub mod tensors;
 
 use std::fmt;
 
 pub use driver::{Device, DriverState};
-pub use library::{Library, LibraryError};
+pub use library::Library;
+pub use refusal::LibraryError;
 
 /// For people: the library that would be used here, or why none.
 pub fn standing(store: &crate::model::store::Store) -> Result<String, LibraryError> {
