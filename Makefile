@@ -31,6 +31,8 @@ test: test-packages
 	cargo test --release --no-run
 	@$(STANDOFF) model fetch onnxruntime
 	@$(STANDOFF) model fetch dinov2-small
+	@$(STANDOFF) model fetch tensorrt-rtx
+	@tests/tensorrt/fetch-lean.sh
 	cargo test --release --no-fail-fast -- --show-output 2>&1 | tee target/test.log
 	@echo "skipped: $$(grep -c '^SKIP: ' target/test.log || true)"
 	@grep '^SKIP: ' target/test.log | sort | uniq -c || true

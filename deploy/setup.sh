@@ -15,6 +15,7 @@ fail() {
 
 # package | why
 run_packages='
+g++|compiles the kernels for the CPU and the border to TensorRT
 pkg-config|lets cargo find the GStreamer libraries
 libgstreamer1.0-dev|GStreamer, to build the camera input
 libgstreamer-plugins-base1.0-dev|GStreamer video formats and appsink, to build
@@ -58,6 +59,7 @@ is_here_otherwise() {
         python3) command -v python3 ;;
         python3-pip) python3 -c 'import pip' ;;
         mosquitto) command -v mosquitto || test -x /usr/sbin/mosquitto ;;
+        g++) command -v c++ ;;
         ca-certificates) test -s /etc/ssl/certs/ca-certificates.crt ;;
         *) false ;;
     esac >/dev/null 2>&1

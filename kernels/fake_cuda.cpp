@@ -217,6 +217,7 @@ Result cuDeviceGetAttribute(int *value, int attribute, int) {
              : attribute == 14 ? 512 : 0;
     return OK;
 }
+Result cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = size_t(8) << 30, OK; }
 Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = &context_object, OK; }
 Result cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 Result cuCtxSetCurrent(void *context) {
@@ -433,6 +434,11 @@ Result cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsi
         void *structure = copy->data();
         return standoff_host_launch(name.c_str(), grid, block, shared_bytes, &structure);
     });
+}
+
+Result cuLaunchHostFunc(Stream *stream, void (*run)(void *), void *user) {
+    ENTER("cuLaunchHostFunc");
+    return put(stream, [=] { return run(user), OK; });
 }
 
 Result cuStreamBeginCapture_v2(Stream *stream, int) {

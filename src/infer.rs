@@ -7,11 +7,11 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendError};
 use crate::clock::{self, Timestamp};
 use crate::heartbeat::Pulse;
-use crate::slot::Slots;
-use crate::types::{Batch, Reason, Seen};
+use crate::slot::{Batching, Slots};
+use crate::types::{Batch, Features, Reason, Seen};
 
 /// How long the thread waits for a frame before it looks whether it should stop.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -19,52 +19,65 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How often a failing backend is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Starts the thread. It ends when `stop` is set or the receiver is gone, and beats on every wake-up.
+/// Starts the thread. It ends when `stop` is set, the receiver is gone or the backend is broken for good, and beats on
+/// every wake-up. A frame waits up to `wait` for those of other cameras that are due.
 pub fn spawn(
     mut backend: Box<dyn Backend>,
     slots: Arc<Slots>,
+    wait: Duration,
     seen: SyncSender<Vec<Seen>>,
     stop: Arc<AtomicBool>,
     pulse: Pulse,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("infer".into()).spawn(move || {
         let mut failures = Failures::default();
+        let batching = Batching { max: backend.spec().max_batch, wait };
         while !stop.load(Ordering::Relaxed) {
             pulse.beat(clock::monotonic());
-            let frames = slots.take(backend.spec().max_batch, PATIENCE);
+            let frames = slots.take(batching, PATIENCE);
             if frames.is_empty() {
                 continue;
             }
-            if seen.send(run_batch(backend.as_mut(), Batch { frames }, &mut failures)).is_err() {
+            let (answers, goes_on) = run_batch(backend.as_mut(), Batch { frames }, &mut failures);
+            if seen.send(answers).is_err() || !goes_on {
                 return;
             }
         }
     })
 }
 
-fn run_batch(backend: &mut dyn Backend, batch: Batch, failures: &mut Failures) -> Vec<Seen> {
+/// What became of each frame, and whether the backend can go on.
+fn run_batch(backend: &mut dyn Backend, batch: Batch, failures: &mut Failures) -> (Vec<Seen>, bool) {
     let taken = clock::monotonic();
     match backend.infer(&batch) {
-        Ok(features) => features
-            .into_iter()
-            .map(|mut features| {
-                let frame = &features.frame;
-                tracing::trace!(camera = %frame.camera, seq = frame.seq, "inferred");
-                features.times.ingest = frame.arrived.since(frame.captured);
-                features.times.queue = taken.since(frame.arrived);
-                Seen::Frame(Box::new(features))
-            })
-            .collect(),
+        Ok(features) => (seen(features, taken), true),
         Err(error) => {
-            failures.report(taken, &error);
+            // The supervisor ends the process when this thread has ended; systemd starts a clean one.
+            let broken = matches!(error, BackendError::Broken(_));
+            if broken {
+                tracing::error!(%error, "the backend is broken for good; only a new process helps");
+            } else {
+                failures.report(taken, &error);
+            }
             let failed = |frame: crate::types::Frame| Seen::Failed {
                 camera: frame.camera,
                 captured: frame.captured,
                 reason: Reason::BackendFailed,
             };
-            batch.frames.into_iter().map(failed).collect()
+            (batch.frames.into_iter().map(failed).collect(), !broken)
         }
     }
+}
+
+fn seen(features: Vec<Features>, taken: Timestamp) -> Vec<Seen> {
+    let seen = |mut features: Features| {
+        let frame = &features.frame;
+        tracing::trace!(camera = %frame.camera, seq = frame.seq, "inferred");
+        features.times.ingest = frame.arrived.since(frame.captured);
+        features.times.queue = taken.since(frame.arrived);
+        Seen::Frame(Box::new(features))
+    };
+    features.into_iter().map(seen).collect()
 }
 
 /// Counts failures, so that a broken backend does not fill the log.
@@ -87,47 +100,38 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
     use super::*;
-    use crate::backend::{BackendError, BackendSpec};
+    use crate::backend::BackendSpec;
     use crate::clock::UtcMillis;
-    use crate::heartbeat::{Heart, Part};
-    use crate::types::{
-        CameraId, ChromaSiting, ColorMatrix, ColorRange, Features, Frame, Grid, PixelFormat, Pixels,
-    };
+    use crate::heartbeat::{Heart, Part, Trouble};
+    use crate::types::{CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, Grid, PixelFormat, Pixels};
 
-    struct Broken(BackendSpec);
+    /// Fails with what it is told.
+    struct Failing(BackendSpec, fn() -> BackendError);
 
-    impl Backend for Broken {
+    impl Backend for Failing {
         fn spec(&self) -> &BackendSpec {
             &self.0
         }
 
         fn infer(&mut self, _: &Batch) -> Result<Vec<Features>, BackendError> {
-            Err(BackendError::Infer("out of memory".into()))
+            Err(self.1())
         }
     }
 
-    #[test]
-    fn a_failing_backend_is_said_frame_by_frame_and_the_thread_stops() {
-        let spec = BackendSpec {
-            name: "broken".into(),
-            input_width: 14,
-            input_height: 14,
-            grid: Grid { rows: 1, cols: 1, patch_px: 14 },
-            dim: 1,
-            max_batch: 4,
-            heads: vec![],
-            reads_gpu: false,
-        };
-        let slots = Arc::new(Slots::default());
-        let stop = Arc::new(AtomicBool::new(false));
-        let (sender, receiver) = sync_channel(1);
-        let heart = Arc::new(Heart::default());
-        let pulse = heart.pulse(Part::Infer, Timestamp::from_nanos(1));
-        let thread = spawn(Box::new(Broken(spec)), slots.clone(), sender, stop.clone(), pulse).unwrap();
-        slots.put(Frame {
+    fn failing(error: fn() -> BackendError) -> Box<dyn Backend> {
+        let grid = Grid { rows: 1, cols: 1, patch_px: 14 };
+        let (name, heads) = ("failing".into(), vec![]);
+        let (input_width, input_height) = (14, 14);
+        let (dim, max_batch, reads_gpu) = (1, 4, false);
+        let spec = BackendSpec { name, input_width, input_height, grid, dim, max_batch, heads, reads_gpu };
+        Box::new(Failing(spec, error))
+    }
+
+    fn frame() -> Frame {
+        Frame {
             camera: CameraId::new("a").unwrap(),
             seq: 7,
             captured: Timestamp::from_nanos(5),
@@ -139,7 +143,19 @@ mod tests {
             matrix: ColorMatrix::Bt709,
             range: ColorRange::Limited,
             siting: ChromaSiting::MPEG2,
-        });
+        }
+    }
+
+    #[test]
+    fn a_failing_backend_is_said_frame_by_frame_and_the_thread_stops() {
+        let slots = Arc::new(Slots::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = sync_channel(1);
+        let heart = Arc::new(Heart::default());
+        let pulse = heart.pulse(Part::Infer, Timestamp::from_nanos(1));
+        let backend = failing(|| BackendError::Infer("out of memory".into()));
+        let thread = spawn(backend, slots.clone(), Duration::ZERO, sender, stop.clone(), pulse).unwrap();
+        slots.put(frame());
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(
             matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, captured, .. }] if captured.as_nanos() == 5)
@@ -150,5 +166,23 @@ mod tests {
         );
         stop.store(true, Ordering::Relaxed);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_broken_backend_is_said_and_ends_the_thread() {
+        let slots = Arc::new(Slots::default());
+        let (sender, receiver) = sync_channel(1);
+        let heart = Arc::new(Heart::default());
+        let pulse = heart.pulse(Part::Infer, clock::monotonic());
+        let backend = failing(|| BackendError::Broken("CUDA error 719".into()));
+        let thread = spawn(backend, slots.clone(), Duration::ZERO, sender, Arc::default(), pulse).unwrap();
+        slots.put(frame());
+        let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, .. }]));
+        let end = receiver.recv_timeout(Duration::from_secs(10)).unwrap_err();
+        assert_eq!(end, RecvTimeoutError::Disconnected, "the analysis is told");
+        thread.join().unwrap();
+        let now = clock::monotonic();
+        assert_eq!(heart.troubles(now, now), [Trouble::Ended(Part::Infer)], "and the supervisor");
     }
 }

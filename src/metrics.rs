@@ -37,6 +37,9 @@ const STATES: [&str; 5] = ["unknown", "clear", "warning", "alarm", "disarmed"];
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// Upper bounds of the histogram of batch sizes: what GPU backends compile for.
+const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
 fn histogram() -> Histogram {
     Histogram::new(SECONDS)
 }
@@ -151,6 +154,13 @@ pub struct Metrics {
     pub audit_degraded: Gauge,
     /// 1 while the states of the rules cannot be written, so that a restart would not find the newest.
     pub memory_degraded: Gauge,
+
+    /// 1 for the reason for which a better backend, which was expected, does not run. `reason`: `backend::choice::REASONS`
+    pub backend_degraded: Labelled<Gauge>,
+    /// Frames that went through the model together.
+    pub batch_frames: Histogram,
+    /// How long a batch was held back for cameras that were due, seconds.
+    pub batch_wait: Histogram,
 
     /// Requests answered by the console. `route`, `status`
     pub requests: Labelled<Counter>,
@@ -320,6 +330,18 @@ impl Metrics {
                 "1 while the states of the rules cannot be written",
                 Gauge::default(),
             ),
+            backend_degraded: r.gauge(
+                "backend_degraded",
+                &["reason"],
+                "1 while a better backend, which was expected, does not run",
+            ),
+            batch_frames: r.plain(
+                "batch_frames",
+                None,
+                "Frames that went through the model together",
+                Histogram::new(BATCHES),
+            ),
+            batch_wait: r.plain("batch_wait", s(), "How long a batch was held back", histogram()),
             requests: r.counter("console_requests", &["route", "status"], "Requests answered by the console"),
             process_memory: r.plain("process_memory", Some(Unit::Bytes), "Resident memory", Gauge::default()),
             process_files: r.plain("process_open_files", None, "Open files", Gauge::default()),

@@ -1,11 +1,16 @@
 //! Newest-wins cells between threads: the latest frame and the latest health of each camera, and the
 //! latest value of each outside topic. Writers never wait; what is overwritten unread is counted.
 
+mod waiting;
+
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+pub use self::waiting::Batching;
+
+use self::waiting::Waiting;
+use crate::clock;
 use crate::metrics::METRICS;
 use crate::types::{CameraHealth, CameraId, Frame};
 
@@ -14,61 +19,57 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Debug, Default)]
-struct Cell {
-    frame: Option<Frame>,
-    dropped: u64,
-}
-
 /// The newest frame of each camera, until the backend takes it.
 #[derive(Debug, Default)]
 pub struct Slots {
-    cells: Mutex<BTreeMap<CameraId, Cell>>,
+    waiting: Mutex<Waiting>,
     filled: Condvar,
 }
 
 impl Slots {
-    /// Puts a frame in its camera's cell. A frame that was still there is dropped and counted.
+    /// Puts a frame in its camera's place. A frame that was still there is dropped and counted.
     pub fn put(&self, frame: Frame) {
-        let mut cells = lock(&self.cells);
-        let cell = cells.entry(frame.camera.clone()).or_default();
         let camera = frame.camera.clone();
-        let replaced = cell.frame.replace(frame).is_some();
-        if replaced {
-            cell.dropped += 1;
-        }
-        drop(cells);
+        let replaced = lock(&self.waiting).put(frame);
         self.filled.notify_one();
         if replaced {
             METRICS.frames_dropped.of(&[&camera, &"replaced"]).inc();
         }
     }
 
-    /// Takes up to `max` frames, at most one a camera, oldest capture first. Waits up to `patience` for
-    /// the first; an empty answer means that none came.
-    pub fn take(&self, max: usize, patience: Duration) -> Vec<Frame> {
-        let cells = lock(&self.cells);
-        let (mut cells, _) = self
+    /// Takes a batch: at most one frame a camera, of the cameras that have waited longest, in the order of their
+    /// capture. Waits up to `patience` for the first frame, then as [`Batching`] says for more; an empty answer means
+    /// that none came.
+    pub fn take(&self, batching: Batching, patience: Duration) -> Vec<Frame> {
+        let waiting = lock(&self.waiting);
+        let (mut waiting, _) = self
             .filled
-            .wait_timeout_while(cells, patience, |cells| cells.values().all(|cell| cell.frame.is_none()))
+            .wait_timeout_while(waiting, patience, |waiting| waiting.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        let mut order: Vec<(Timestamp, CameraId)> = cells
-            .iter()
-            .filter_map(|(id, cell)| cell.frame.as_ref().map(|frame| (frame.captured, id.clone())))
-            .collect();
-        order.sort();
-        order.truncate(max);
-        order.iter().filter_map(|(_, id)| cells.get_mut(id).and_then(|cell| cell.frame.take())).collect()
+        let start = clock::monotonic();
+        let mut now = start;
+        while let Some(until) = waiting.hold_until(now, batching) {
+            (waiting, _) =
+                self.filled.wait_timeout(waiting, until.since(now)).unwrap_or_else(PoisonError::into_inner);
+            now = clock::monotonic();
+        }
+        let frames = waiting.take(batching.max);
+        drop(waiting);
+        if !frames.is_empty() {
+            METRICS.batch_frames.observe(frames.len() as f64);
+            METRICS.batch_wait.observe(now.since(start).as_secs_f64());
+        }
+        frames
     }
 
     /// How many of the camera's frames were replaced before the backend took them.
     pub fn dropped(&self, camera: &CameraId) -> u64 {
-        lock(&self.cells).get(camera).map_or(0, |cell| cell.dropped)
+        lock(&self.waiting).dropped(camera)
     }
 
     /// Forgets a camera that was taken away.
     pub fn remove(&self, camera: &CameraId) {
-        lock(&self.cells).remove(camera);
+        lock(&self.waiting).remove(camera);
     }
 }
 
@@ -186,10 +187,10 @@ impl<T> Latest<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UtcMillis;
+    use crate::clock::{Timestamp, UtcMillis};
     use crate::types::{ChromaSiting, ColorMatrix, ColorRange, PixelFormat, Pixels};
 
-    fn frame(camera: &str, seq: u64, captured: u64) -> Frame {
+    pub(super) fn frame(camera: &str, seq: u64, captured: u64) -> Frame {
         Frame {
             camera: CameraId::new(camera).unwrap(),
             seq,
@@ -228,21 +229,51 @@ mod tests {
         let slots = Slots::default();
         slots.put(frame("a", 0, 10));
         slots.put(frame("a", 1, 20));
-        let taken = slots.take(4, Duration::ZERO);
+        let taken = slots.take(Batching::up_to(4), Duration::ZERO);
         assert_eq!(taken.iter().map(|f| f.seq).collect::<Vec<_>>(), [1]);
         assert_eq!(slots.dropped(&CameraId::new("a").unwrap()), 1);
-        assert!(slots.take(4, Duration::ZERO).is_empty());
+        assert!(slots.take(Batching::up_to(4), Duration::ZERO).is_empty());
     }
 
     #[test]
-    fn oldest_capture_first_and_the_rest_stays() {
+    fn who_waited_longest_goes_first_and_the_rest_stays() {
         let slots = Slots::default();
         slots.put(frame("a", 0, 30));
         slots.put(frame("b", 0, 10));
         slots.put(frame("c", 0, 20));
+        slots.put(frame("a", 1, 40));
         let names = |frames: Vec<Frame>| frames.iter().map(|f| f.camera.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(slots.take(2, Duration::ZERO)), ["b", "c"]);
-        assert_eq!(names(slots.take(2, Duration::ZERO)), ["a"]);
+        assert_eq!(
+            names(slots.take(Batching::up_to(2), Duration::ZERO)),
+            ["b", "a"],
+            "in the order of capture"
+        );
+        assert_eq!(names(slots.take(Batching::up_to(2), Duration::ZERO)), ["c"]);
+    }
+
+    /// The second camera is due within the wait and comes: both go together, well before the wait is over.
+    #[test]
+    fn a_batch_starts_when_all_that_are_due_have_come() {
+        let slots = std::sync::Arc::new(Slots::default());
+        let now = clock::monotonic();
+        let at = |camera, seq, ago_ms| {
+            let arrived = now.minus(Duration::from_millis(ago_ms));
+            Frame { arrived, ..frame(camera, seq, arrived.as_nanos()) }
+        };
+        let long = Batching { max: 4, wait: Duration::from_secs(20) };
+        for (seq, ago_ms) in [(0, 30_000), (1, 15_000)] {
+            slots.put(at("a", seq, ago_ms));
+            slots.put(at("b", seq, ago_ms));
+            assert_eq!(slots.take(long, Duration::ZERO).len(), 2);
+        }
+        slots.put(at("a", 2, 0));
+        let reader = std::thread::spawn({
+            let slots = slots.clone();
+            move || slots.take(long, Duration::from_secs(10)).len()
+        });
+        slots.put(at("b", 2, 0));
+        assert_eq!(reader.join().unwrap(), 2);
+        assert!(clock::monotonic().since(now) < Duration::from_secs(10));
     }
 
     #[test]
@@ -250,7 +281,7 @@ mod tests {
         let slots = std::sync::Arc::new(Slots::default());
         let reader = std::thread::spawn({
             let slots = slots.clone();
-            move || slots.take(1, Duration::from_secs(10)).len()
+            move || slots.take(Batching::up_to(1), Duration::from_secs(10)).len()
         });
         slots.put(frame("a", 0, 1));
         assert_eq!(reader.join().unwrap(), 1);

@@ -12,6 +12,8 @@ mod device;
 #[path = "conformance/fake.rs"]
 #[allow(dead_code, reason = "another test binary uses the rest")]
 mod fake;
+#[path = "conformance/gate.rs"]
+mod gate;
 #[cfg(feature = "cuda")]
 #[path = "conformance/kernels.rs"]
 mod kernels;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use standoff::backend::cuda::{Gpu, Preprocessor};
 use standoff::ingest::clip::Clip;
 use standoff::ingest::{self, CameraHandle, CameraSource, Decode, Reader, RtspSource, StreamUrl, gst_log};
-use standoff::slot::{HealthBoard, Slots};
+use standoff::slot::{Batching, HealthBoard, Slots};
 use standoff::types::{CameraHealth, CameraId, CameraState, Frame, PixelFormat, Pixels};
 
 use rtsp::{data, dock, serve, wait_for};
@@ -89,7 +89,7 @@ impl Camera {
     }
 
     fn frame(&self) -> Frame {
-        wait_for("frame", SOON, || self.slots.take(1, Duration::from_millis(100)).pop())
+        wait_for("frame", SOON, || self.slots.take(Batching::up_to(1), Duration::from_millis(100)).pop())
     }
 
     fn wait(&self, what: &str, accept: impl Fn(&CameraHealth) -> bool) -> CameraHealth {
@@ -281,7 +281,7 @@ fn a_decoder_that_stops_giving_pictures() {
     let frame = wait_for("frame of the CPU", SOON, || {
         camera
             .slots
-            .take(1, Duration::from_millis(100))
+            .take(Batching::up_to(1), Duration::from_millis(100))
             .pop()
             .filter(|frame| kind(frame) == ("host", PixelFormat::I420))
     });

@@ -7,6 +7,9 @@
 #[path = "e2e/alarm.rs"]
 mod alarm;
 #[cfg(feature = "demo")]
+#[path = "e2e/backend.rs"]
+mod backend;
+#[cfg(feature = "demo")]
 #[path = "e2e/daemon.rs"]
 mod daemon;
 #[cfg(feature = "demo")]

@@ -15,7 +15,7 @@ use standoff::types::command::{Deed, Ordered, Via};
 use standoff::types::{
     CameraId, CameraState, CameraStatus, ClassName, DaemonStatus, Distance, DistanceKind, Evidence,
     Happening, Held, Monitor, NodeId, PairId, PairStatus, ProofReport, ProofStage, Reading, Reason, Report,
-    RuleId, RuleStatus, StageTimes, State, Transition, ViewStatus,
+    RuleId, RuleStatus, RunsOn, StageTimes, State, Transition, ViewStatus,
 };
 
 /// Example and schema of each section of the page.
@@ -309,11 +309,9 @@ fn what_the_daemon_reports_is_as_the_page_says() {
 #[test]
 fn the_daemons_health_is_as_the_page_says() {
     let schema = &page()["daemon"].1;
-    for (backend, problem) in
-        [(None, None), (Some("b".to_owned()), Some("no space left on device".to_owned()))]
-    {
+    for (backend, problem) in [(None, None), (Some("b"), Some("no space left on device".to_owned()))] {
         let status = DaemonStatus {
-            backend,
+            backend: backend.map(|name| RunsOn { name: name.to_owned(), problem: problem.clone() }),
             recorded: false,
             uptime: Duration::from_millis(1500),
             events_waiting: 3,
@@ -325,6 +323,7 @@ fn the_daemons_health_is_as_the_page_says() {
         let message = message::report(&node(), &Report::Daemon(status));
         let value = json(&message);
         check(schema, &value);
+        assert_eq!(value["backend_problem"], json!(problem));
         assert_eq!(value["journal"], json!(if problem.is_some() { "degraded" } else { "ok" }));
         assert_eq!((message.topic.as_str(), message.retain, message.qos), ("standoff/n/health", false, 0));
     }

@@ -1,15 +1,21 @@
 //! The backbone, wherever it runs. A backend hides where its memory is: upload, preprocess and model are
 //! inside it, and only [`Features`] come out. It is owned by the `infer` thread.
 
+pub mod choice;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod driver;
 pub mod gate;
 pub mod onnxruntime;
 pub mod recorded;
+#[cfg(feature = "tensorrt")]
+pub mod tensorrt;
 
 use std::path::PathBuf;
 
-use crate::model::graph::GraphHead;
+pub use self::choice::{Chosen, Wanted, choose};
+
+use crate::model::graph::{GraphHead, Precision};
 use crate::types::{Batch, Features, Grid};
 
 /// What to run.
@@ -30,6 +36,10 @@ pub struct BackendSettings {
     /// Whether [`Features::layers`] are wanted: training and `standoff probe` read them, the daemon does not. Without
     /// them they are empty, which saves 2.7 MB a frame.
     pub layers: bool,
+    /// What it shall run on.
+    pub wanted: Wanted,
+    /// In which floats a GPU shall compute; the CPU always takes 32 bits.
+    pub precision: Precision,
     /// A file of recorded features that answers instead of the model.
     pub recorded: Option<PathBuf>,
     /// The inference library; none to look for it in `$ORT_DYLIB_PATH`, the store and the system.
@@ -46,6 +56,8 @@ impl Default for BackendSettings {
             threads: None,
             heads: Vec::new(),
             layers: true,
+            wanted: Wanted::Auto,
+            precision: Precision::Mixed,
             recorded: None,
             library: None,
         }
@@ -98,11 +110,11 @@ pub enum BackendError {
         /// What is wrong.
         problem: String,
     },
-    /// Inference failed.
+    /// Inference failed; the next one may not.
     #[error("inference failed: {0}")]
     Infer(String),
-    /// The device does nothing any more; only a new process may.
-    #[error("the GPU is broken for this process: {0}")]
+    /// The device does not answer any more and will not in this process: a broken CUDA context does not heal.
+    #[error("the device is lost to this process: {0}")]
     Broken(String),
 }
 
@@ -116,12 +128,13 @@ pub trait Backend: Send {
     fn infer(&mut self, batch: &Batch) -> Result<Vec<Features>, BackendError>;
 }
 
-/// Opens the recorded features if there are any, else the backend that fits this machine: ONNX Runtime on the CPU. Finds the model and the library in the
-/// store, writes the graph when it is not cached, and runs it once so that the first frame is not the slow one.
+/// Opens what [`choose`] chooses and says in the log what that is and why. It was run once, so that the first frame is
+/// not the slow one.
+///
+/// # Errors
+/// As [`choose`].
 pub fn open(settings: &BackendSettings) -> Result<Box<dyn Backend>, BackendError> {
-    if let Some(file) = &settings.recorded {
-        let heads: Vec<String> = settings.heads.iter().map(|head| head.name.clone()).collect();
-        return Ok(Box::new(recorded::Recorded::open(file, settings.max_batch, &heads)?));
-    }
-    Ok(Box::new(onnxruntime::OnnxRuntime::open(settings)?))
+    let chosen = choose(settings)?;
+    chosen.log();
+    Ok(chosen.backend)
 }

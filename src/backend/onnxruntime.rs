@@ -253,7 +253,9 @@ pub fn library_candidates(setting: Option<&Path>, store: &Store) -> Vec<PathBuf>
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
         return vec![PathBuf::from(path)];
     }
-    vec![store.library_path(), PathBuf::from("libonnxruntime.so")]
+    let with_cuda = Some(store.cuda_library_path());
+    let with_cuda = with_cuda.filter(|path| path.is_file() && super::driver::cuda_driver().is_some());
+    with_cuda.into_iter().chain([store.library_path(), PathBuf::from("libonnxruntime.so")]).collect()
 }
 
 /// The environment of the library at `setting`, else of the first of [`library_candidates`] that loads.

@@ -14,7 +14,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::{Camera, Config};
 use crate::daemon::views;
 use crate::ingest;
-use crate::slot::{HealthBoard, Slots};
+use crate::slot::{Batching, HealthBoard, Slots};
 use crate::types::{CameraId, CameraState};
 use crate::view::{Commission, Profile};
 
@@ -120,7 +120,7 @@ fn watch<'a>(cameras: &[&'a Camera], length: Duration) -> anyhow::Result<Watched
         if !candidates.values().any(under_way) {
             break;
         }
-        for frame in slots.take(cameras.len(), PATIENCE) {
+        for frame in slots.take(Batching::up_to(cameras.len()), PATIENCE) {
             if let Some(candidate) =
                 candidates.get_mut(&frame.camera).filter(|candidate| under_way(candidate))
             {

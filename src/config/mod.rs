@@ -22,10 +22,10 @@ use std::time::Duration;
 
 use crate::album::Limits;
 use crate::audit::AuditSettings;
-use crate::backend::BackendSettings;
+use crate::backend::{BackendSettings, Wanted};
 use crate::geometry::Site;
 use crate::ingest::CameraSource;
-use crate::model::graph::GraphHead;
+use crate::model::graph::{GraphHead, Precision};
 use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
 use crate::publish::discovery::HomeAssistant;
@@ -109,6 +109,12 @@ pub struct ModelSettings {
     pub threads: usize,
     /// Frames that go through it together at most.
     pub max_batch: usize,
+    /// What it runs on.
+    pub backend: Wanted,
+    /// In which floats a GPU computes.
+    pub precision: Precision,
+    /// How long a batch waits for more cameras.
+    pub batch_wait: Duration,
     /// A file of recorded features that answers instead of the model.
     pub recorded: Option<PathBuf>,
 }
@@ -124,6 +130,8 @@ impl ModelSettings {
             threads: (self.threads > 0).then_some(self.threads),
             heads,
             layers: false,
+            wanted: self.backend,
+            precision: self.precision,
             recorded: self.recorded.clone(),
             library: None,
         }

@@ -14,10 +14,12 @@ use super::yaml::Value;
 use super::{Camera, Config, ModelSettings, Privacy, Source, Surroundings, text_of};
 use crate::album::Limits;
 use crate::audit::AuditSettings;
+use crate::backend::Wanted;
 use crate::geometry::calibration::{self, Calibration, FloorPoint};
 use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, Decode, RtspSource, StreamUrl};
+use crate::model::graph::Precision;
 use crate::outbox::OutboxSettings;
 use crate::publish::discovery::{HomeAssistant, Mode};
 use crate::publish::modbus::ModbusSettings;
@@ -202,6 +204,19 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
     });
     let (name, size) = (section.text("name"), section.size("input"));
     let (threads, max_batch) = (section.integer("threads"), section.integer("max_batch"));
+    let backend = section.parsed("backend", |text| match text {
+        "auto" => Ok(Wanted::Auto),
+        "tensorrt" => Ok(Wanted::TensorRt),
+        "cuda" => Ok(Wanted::Cuda),
+        "cpu" => Ok(Wanted::Cpu),
+        _ => Err("auto, tensorrt, cuda or cpu is wanted"),
+    });
+    let precision = section.parsed("precision", |text| match text {
+        "mixed" => Ok(Precision::Mixed),
+        "full" => Ok(Precision::Full),
+        _ => Err("mixed or full is wanted"),
+    });
+    let batch_wait = section.duration("batch_wait");
     let (input_width, input_height) = size?;
     Some(ModelSettings {
         name: name?,
@@ -209,6 +224,9 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         input_height,
         threads: usize::try_from(threads?).ok()?,
         max_batch: usize::try_from(max_batch?).ok()?,
+        backend: backend?,
+        precision: precision?,
+        batch_wait: batch_wait?,
         recorded,
     })
 }

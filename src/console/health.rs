@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::heartbeat::{Heart, Part};
 use crate::metrics::METRICS;
 use crate::outbox::Statement;
-use crate::types::{CameraState, Reason};
+use crate::types::{CameraState, Reason, RunsOn};
 
 /// Answer of `/healthz`.
 #[derive(Debug, Serialize, PartialEq)]
@@ -47,6 +47,8 @@ pub(super) struct Readiness {
     /// What is missing.
     reasons: Vec<String>,
     backend: Option<String>,
+    /// Why a better backend, which was expected, does not run.
+    backend_problem: Option<String>,
     broker: &'static str,
     cameras: Vec<CameraReady>,
 }
@@ -60,7 +62,7 @@ struct CameraReady {
 
 /// Whether the daemon does its work: the model is loaded, the broker connected, and every camera is live or its
 /// fault is said. A camera that has failed does not make the daemon unready: it says so, which is its work.
-pub(super) fn ready(backend: Option<&str>, broker: bool, statements: &[Statement]) -> Readiness {
+pub(super) fn ready(backend: Option<&RunsOn>, broker: bool, statements: &[Statement]) -> Readiness {
     let mut reasons = vec![];
     if backend.is_none() {
         reasons.push("the model is not loaded yet".to_owned());
@@ -81,7 +83,8 @@ pub(super) fn ready(backend: Option<&str>, broker: bool, statements: &[Statement
     Readiness {
         ready: reasons.is_empty(),
         reasons,
-        backend: backend.map(str::to_owned),
+        backend: backend.map(|backend| backend.name.clone()),
+        backend_problem: backend.and_then(|backend| backend.problem.clone()),
         broker: if broker { "connected" } else { "away" },
         cameras,
     }

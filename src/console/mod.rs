@@ -24,6 +24,7 @@ use crate::clock;
 use crate::heartbeat::Heart;
 use crate::metrics::METRICS;
 use crate::outbox::Outbox;
+use crate::types::RunsOn;
 use door::Door;
 
 /// How long until a taken port is tried again.
@@ -41,7 +42,7 @@ pub struct Wiring {
     /// What was said of cameras, and what waits.
     pub outbox: Arc<Outbox>,
     /// What the backbone runs on; empty until it is loaded.
-    pub backend: Arc<OnceLock<String>>,
+    pub backend: Arc<OnceLock<RunsOn>>,
 }
 
 /// Starts the task, on the present tokio runtime. Where the address cannot be had it says so and goes on trying:
@@ -143,7 +144,7 @@ fn healthz(wiring: &Wiring) -> Answer {
 
 fn readyz(wiring: &Wiring) -> Answer {
     let broker = METRICS.broker_connected.get() == 1;
-    let backend = wiring.backend.get().map(String::as_str);
+    let backend = wiring.backend.get();
     let readiness = health::ready(backend, broker, &wiring.outbox.statements());
     Answer::json(readiness.ready, &readiness)
 }

@@ -5,14 +5,14 @@ use super::*;
 use crate::clock::UtcMillis;
 use crate::heartbeat::Part;
 use crate::outbox::Statement;
-use crate::types::{CameraId, CameraState, CameraStatus, Reason, ViewStatus};
+use crate::types::{CameraId, CameraState, CameraStatus, Reason, RunsOn, ViewStatus};
 
 /// A server on a port of its own, which ends with the test.
 struct Server {
     address: SocketAddr,
     outbox: Arc<Outbox>,
     heart: Arc<Heart>,
-    backend: Arc<OnceLock<String>>,
+    backend: Arc<OnceLock<RunsOn>>,
     _stop: watch::Sender<bool>,
     _runtime: tokio::runtime::Runtime,
 }
@@ -91,8 +91,11 @@ fn readyz_says_what_is_missing_and_a_failed_camera_is_no_reason() {
     let server = server();
     let (status, body) = server.get("/readyz");
     assert!(status == 503 && body.contains("the model is not loaded yet"), "{body}");
-    server.backend.set("onnxruntime".to_owned()).unwrap();
-    let by_hand = |broker, statement: Statement| health::ready(Some("cpu"), broker, &[statement]);
+    let cpu = RunsOn { name: "cpu".into(), problem: Some("no GPU".into()) };
+    server.backend.set(cpu.clone()).unwrap();
+    let (_, body) = server.get("/readyz");
+    assert!(body.contains(r#""backend":"cpu","backend_problem":"no GPU""#), "{body}");
+    let by_hand = |broker, statement: Statement| health::ready(Some(&cpu), broker, &[statement]);
     assert!(by_hand(true, camera(CameraState::Live, None)).ready);
     assert!(!by_hand(false, camera(CameraState::Live, None)).ready);
     assert!(!by_hand(true, camera(CameraState::Connecting, Some(Reason::Connecting))).ready);

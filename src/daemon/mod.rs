@@ -29,7 +29,7 @@ use self::observers::Observers;
 use crate::album::Album;
 use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::audit::Audit;
-use crate::backend::{self, BackendError, BackendSpec};
+use crate::backend::{self, BackendError, BackendSpec, choice};
 use crate::clock;
 use crate::config::{Camera, Config};
 use crate::control;
@@ -39,13 +39,14 @@ use crate::heartbeat::{Heart, Part, Trouble};
 use crate::infer;
 use crate::ingest::{self, CameraHandle, IngestError};
 use crate::memory;
+use crate::metrics::METRICS;
 use crate::outbox::{OpenError, Outbox, Writer};
 use crate::pictures;
 use crate::publish::discovery::{self, Inventory};
 use crate::publish::webhook::{self, WebhookError};
 use crate::publish::{herald, modbus, mqtt};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
-use crate::types::{CameraId, ClassName, CommandSender, Snapshot, command};
+use crate::types::{CameraId, ClassName, CommandSender, RunsOn, Snapshot, command};
 
 /// How long the last events may take to the disk when the daemon stops.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -163,8 +164,8 @@ impl Daemon {
         }
 
         let mut observers = Observers::start(config, &runtime, &outbox, &heart)?;
-        let backend = match backend::open(&config.model.backend(heads::shipped::graph_heads()?)) {
-            Ok(backend) => backend,
+        let chosen = match backend::choose(&config.model.backend(heads::shipped::graph_heads()?)) {
+            Ok(chosen) => chosen,
             Err(error) => {
                 observers.stop(&runtime);
                 sinks.stop(&runtime);
@@ -172,8 +173,12 @@ impl Daemon {
                 return Err(error.into());
             }
         };
-        let spec = backend.spec().clone();
-        observers.backend_is(&spec.name);
+        chosen.log();
+        for reason in choice::REASONS {
+            METRICS.backend_degraded.of(&[&reason]).set(i64::from(chosen.degraded == Some(reason)));
+        }
+        let spec = chosen.backend.spec().clone();
+        observers.backend_is(RunsOn { name: spec.name.clone(), problem: chosen.problem() });
 
         let (seen_sender, seen) = sync_channel(1);
         let (snapshot_sender, snapshots) = watch::channel(None);
@@ -198,7 +203,14 @@ impl Daemon {
         let analysis = analysis::spawn(analysis, wiring)?;
         let stop_infer = Arc::new(AtomicBool::new(false));
         let pulse = heart.pulse(Part::Infer, clock::monotonic());
-        let infer = infer::spawn(backend, slots.clone(), seen_sender, stop_infer.clone(), pulse)?;
+        let infer = infer::spawn(
+            chosen.backend,
+            slots.clone(),
+            config.model.batch_wait,
+            seen_sender,
+            stop_infer.clone(),
+            pulse,
+        )?;
 
         let mut daemon = Self {
             config: config.clone(),

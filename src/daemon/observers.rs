@@ -17,6 +17,7 @@ use crate::console;
 use crate::heartbeat::Heart;
 use crate::outbox::Outbox;
 use crate::slot::Slots;
+use crate::types::RunsOn;
 
 /// The running observers.
 pub(super) struct Observers {
@@ -25,7 +26,7 @@ pub(super) struct Observers {
     audit: Audit,
     auditor: Option<Auditor>,
     outbox: Arc<Outbox>,
-    backend: Arc<OnceLock<String>>,
+    backend: Arc<OnceLock<RunsOn>>,
 }
 
 impl Observers {
@@ -84,9 +85,9 @@ impl Observers {
     }
 
     /// Says that the model is loaded.
-    pub(super) fn backend_is(&self, name: &str) {
+    pub(super) fn backend_is(&self, backend: RunsOn) {
         // Said once; a second word would be the same.
-        let _ = self.backend.set(name.to_owned());
+        let _ = self.backend.set(backend);
     }
 
     /// Writes down the last events and ends.

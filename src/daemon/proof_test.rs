@@ -171,7 +171,7 @@ mod tests {
         let report = runtime.block_on(proof.test(1, &slots, &outbox));
         assert_eq!((report.ok, report.stage), (false, ProofStage::Injected));
         assert!(report.reason.unwrap().contains("did not come through"), "{:?}", report.stage);
-        assert_eq!(slots.take(1, Duration::ZERO).len(), 1);
+        assert_eq!(slots.take(crate::slot::Batching::up_to(1), Duration::ZERO).len(), 1);
     }
 
     #[test]

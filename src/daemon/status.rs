@@ -11,7 +11,7 @@ use crate::backend::recorded;
 use crate::clock::{self, Timestamp};
 use crate::metrics::METRICS;
 use crate::outbox::{JournalState, Outbox, Statement};
-use crate::types::{DaemonStatus, Report};
+use crate::types::{DaemonStatus, Report, RunsOn};
 
 /// How often it is said; Home Assistant forgets it after several times as long.
 const EVERY: Duration = Duration::from_secs(4);
@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(4);
 /// Starts the task, on the present tokio runtime. It ends when `shutdown` becomes true.
 pub(super) fn spawn(
     outbox: Arc<Outbox>,
-    backend: Arc<OnceLock<String>>,
+    backend: Arc<OnceLock<RunsOn>>,
     mut shutdown: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     let started = clock::monotonic();
@@ -36,14 +36,14 @@ pub(super) fn spawn(
     })
 }
 
-fn look(outbox: &Outbox, backend: &OnceLock<String>, started: Timestamp) -> DaemonStatus {
+fn look(outbox: &Outbox, backend: &OnceLock<RunsOn>, started: Timestamp) -> DaemonStatus {
     let now = clock::now();
     let backend = backend.get().cloned();
     for (name, waiting) in outbox.waiting_by_reader() {
         METRICS.events_waiting.of(&[&name]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
     DaemonStatus {
-        recorded: backend.as_ref().is_some_and(|name| name.starts_with(recorded::NAME)),
+        recorded: backend.as_ref().is_some_and(|backend| backend.name.starts_with(recorded::NAME)),
         backend,
         uptime: now.mono.since(started),
         events_waiting: outbox.waiting(),

@@ -4,6 +4,7 @@
 mod annotate;
 mod blur;
 mod canvas;
+mod lines;
 mod plot;
 mod sheet;
 mod snapshot;
@@ -18,6 +19,7 @@ use image::{ImageFormat, RgbImage};
 
 pub use annotate::{Annotation, Banner, LineMark, ThingMark, annotate};
 pub use blur::blur;
+pub use lines::{LinePlot, plot_lines};
 pub use plot::{DistancePlot, PlotSample, plot_distance};
 pub use sheet::contact_sheet;
 pub use snapshot::{interval, overlays, thing_marks};

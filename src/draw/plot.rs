@@ -110,7 +110,7 @@ fn highest(series: &DistancePlot) -> f64 {
 }
 
 /// The 1, 2 or 5 times a power of ten that gives at most `max_ticks` steps.
-fn tick_step(range: f64, max_ticks: f64) -> f64 {
+pub(super) fn tick_step(range: f64, max_ticks: f64) -> f64 {
     let rough = range / max_ticks;
     let decade = 10f64.powf(rough.log10().floor());
     [1.0, 2.0, 5.0].iter().map(|m| m * decade).find(|step| *step >= rough).unwrap_or(10.0 * decade)

@@ -36,6 +36,33 @@ const LIBRARY_WHEEL: Wheel = Wheel {
     platforms: &["manylinux_2_28_aarch64", "manylinux_2_27_aarch64"],
 };
 
+/// The library with its CUDA provider, for CUDA 13.
+const CUDA_LIBRARY_WHEEL: Wheel = Wheel {
+    package: "onnxruntime-gpu",
+    version: "1.31.1",
+    sha256: "e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6",
+    platforms: &["manylinux_2_28_x86_64"],
+};
+/// The files beside the library that the provider is in.
+const CUDA_PROVIDER_FILES: [&str; 2] =
+    ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"];
+
+/// TensorRT-RTX and its ONNX parser come with a plugin for ONNX Runtime, of which nothing else is used. For
+/// x86-64 only; Jetsons have TensorRT installed, and RTX does not support them.
+const TENSORRT_RTX_WHEEL: Wheel = Wheel {
+    package: "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    version: "0.5.0",
+    sha256: "32f575c633d171b4edf4b53d3bb22b72a6c9c0a850d2982ce9a788a5d40d3298",
+    platforms: &["manylinux_2_28_x86_64"],
+};
+/// The files in it, and the names by which they are loaded.
+const TENSORRT_RTX_FILES: [(&str, &str); 2] = [
+    ("libtensorrt_rtx.so.1.7.1", "libtensorrt_rtx.so.1"),
+    ("libtensorrt_onnxparser_rtx.so.1.7.1", "libtensorrt_onnxparser_rtx.so.1"),
+];
+/// Their version.
+const TENSORRT_RTX_VERSION: &str = "1.7.1";
+
 /// Why nothing was fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -105,7 +132,31 @@ pub fn original(store: &Store) -> PathBuf {
 pub fn onnxruntime(store: &Store) -> Result<(PathBuf, &'static str), FetchError> {
     let folder = Folder::new(store)?;
     let capi = fetch(&LIBRARY_WHEEL, &folder)?.join("onnxruntime/capi");
-    let entries = fs::read_dir(&capi).map_err(at(&capi))?;
+    install_library(&LIBRARY_WHEEL, &capi, &folder, &store.library_path())?;
+    Ok((store.library_path(), LIBRARY_WHEEL.version))
+}
+
+/// Installs the inference library with its CUDA provider. Returns its path and version.
+pub fn onnxruntime_gpu(store: &Store) -> Result<(PathBuf, &'static str), FetchError> {
+    if !cfg!(target_arch = "x86_64") {
+        let what = CUDA_LIBRARY_WHEEL.name();
+        let problem = "it is for x86-64 only; a Jetson has TensorRT".to_owned();
+        return Err(FetchError::Unpack { what, problem });
+    }
+    let folder = Folder::new(store)?;
+    let capi = fetch(&CUDA_LIBRARY_WHEEL, &folder)?.join("onnxruntime/capi");
+    let plain = store.cuda_library_path();
+    // The library comes last: where it is, all of it is.
+    for file in CUDA_PROVIDER_FILES {
+        install(&capi.join(file), &plain.with_file_name(file))?;
+    }
+    install_library(&CUDA_LIBRARY_WHEEL, &capi, &folder, &plain)?;
+    Ok((plain, CUDA_LIBRARY_WHEEL.version))
+}
+
+/// Moves the library out of an unpacked wheel: the file keeps its version in its name, and `plain` points to it.
+fn install_library(wheel: &Wheel, capi: &Path, folder: &Folder, plain: &Path) -> Result<(), FetchError> {
+    let entries = fs::read_dir(capi).map_err(at(capi))?;
     let library = entries.filter_map(Result::ok).map(|entry| entry.path()).find(|path| {
         path.file_name()
             .and_then(|name| name.to_str())
@@ -113,16 +164,36 @@ pub fn onnxruntime(store: &Store) -> Result<(PathBuf, &'static str), FetchError>
     });
     let Some(library) = library else {
         let problem = "it holds no libonnxruntime.so".to_owned();
-        return Err(FetchError::Unpack { what: LIBRARY_WHEEL.name(), problem });
+        return Err(FetchError::Unpack { what: wheel.name(), problem });
     };
-    // The file keeps its version in its name, and the plain name points to it.
-    let name = format!("libonnxruntime.so.{}", LIBRARY_WHEEL.version);
-    let plain = store.library_path();
+    let name = format!("libonnxruntime.so.{}", wheel.version);
     install(&library, &plain.with_file_name(&name))?;
     let link = folder.0.join("link");
     std::os::unix::fs::symlink(&name, &link).map_err(at(&link))?;
-    install(&link, &plain)?;
-    Ok((plain, LIBRARY_WHEEL.version))
+    install(&link, plain)
+}
+
+/// Whether TensorRT-RTX is in the store.
+pub fn has_tensorrt_rtx(store: &Store) -> bool {
+    TENSORRT_RTX_FILES.iter().all(|(_, name)| store.tensorrt_rtx_folder().join(name).is_file())
+}
+
+/// Installs TensorRT-RTX with its parser. Returns the folder and the version.
+pub fn tensorrt_rtx(store: &Store) -> Result<(PathBuf, &'static str), FetchError> {
+    if !cfg!(target_arch = "x86_64") {
+        let what = TENSORRT_RTX_WHEEL.name();
+        return Err(FetchError::Unpack { what, problem: "it is for x86-64 only".to_owned() });
+    }
+    let folder = Folder::new(store)?;
+    let content = fetch(&TENSORRT_RTX_WHEEL, &folder)?.join("onnxruntime_ep_nv_tensorrt_rtx");
+    let there = store.tensorrt_rtx_folder();
+    for (file, name) in TENSORRT_RTX_FILES {
+        install(&content.join(file), &there.join(file))?;
+        let link = folder.0.join(name);
+        std::os::unix::fs::symlink(file, &link).map_err(at(&link))?;
+        install(&link, &there.join(name))?;
+    }
+    Ok((there, TENSORRT_RTX_VERSION))
 }
 
 /// Moves a file to its place in the store, where it appears whole.

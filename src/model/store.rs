@@ -109,6 +109,21 @@ impl Store {
         self.root.join("lib/libonnxruntime.so")
     }
 
+    /// Where the inference library with a CUDA provider lies or would lie.
+    pub fn cuda_library_path(&self) -> PathBuf {
+        self.root.join("lib/cuda/libonnxruntime.so")
+    }
+
+    /// The folder of TensorRT-RTX and its parser, fetched or not.
+    pub fn tensorrt_rtx_folder(&self) -> PathBuf {
+        self.root.join("lib/tensorrt-rtx")
+    }
+
+    /// The folder of compiled plans.
+    pub fn engines_folder(&self) -> PathBuf {
+        self.root.join("engines")
+    }
+
     /// The file of a model given by its installed name or by a path (anything with a `/`, or a file that is there).
     pub fn resolve(&self, model: &str) -> Result<PathBuf, StoreError> {
         let installed = self.model_path(model);
@@ -123,20 +138,36 @@ impl Store {
 
     /// The file of a graph for a model and options, written when it is not there yet.
     pub fn graph(&self, model: &str, options: &GraphOptions<'_>) -> Result<PathBuf, StoreError> {
-        let path = self.resolve(model)?;
-        let bytes = fs::read(&path).map_err(at(&path))?;
-        let sha256 = hex(&Sha256::digest(&bytes));
+        let (path, bytes, name) = self.named(model, options)?;
         let folder = self.root.join("graphs");
-        let file = folder.join(format!("{}-{}.onnx", &sha256[..12], graph::key(options)));
+        let file = folder.join(format!("{name}.onnx"));
         if file.is_file() {
             return Ok(file);
         }
         let weights = Weights::parse(bytes).map_err(|problem| StoreError::Weights { path, problem })?;
         let graph = graph::write(&weights, options)?;
         fs::create_dir_all(&folder).map_err(at(&folder))?;
-        forget_old_graphs(&folder);
+        forget_oldest(&folder, "onnx", KEPT_GRAPHS);
         graph::save(graph, &file).map_err(at(&file))?;
         Ok(file)
+    }
+
+    /// What distinguishes the graph of a model and options from all others: a hash of the weights, and the options.
+    pub fn graph_name(&self, model: &str, options: &GraphOptions<'_>) -> Result<String, StoreError> {
+        self.named(model, options).map(|(_, _, name)| name)
+    }
+
+    /// The model's file, its bytes and the graph's name.
+    fn named(
+        &self,
+        model: &str,
+        options: &GraphOptions<'_>,
+    ) -> Result<(PathBuf, Vec<u8>, String), StoreError> {
+        let path = self.resolve(model)?;
+        let bytes = fs::read(&path).map_err(at(&path))?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        let name = format!("{}-{}", &sha256[..12], graph::key(options));
+        Ok((path, bytes, name))
     }
 
     /// Checks weights from a file and installs them under `name`. Returns the installed file.
@@ -217,20 +248,20 @@ fn header_metadata(path: &Path) -> io::Result<HashMap<String, String>> {
     Ok(words.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
 }
 
-/// Keeps the folder from growing with every change of a head. A graph that cannot be removed is left: that
-/// costs disk, not correctness.
-fn forget_old_graphs(folder: &Path) {
+/// Makes room for one more file of that extension where `kept` may lie: the one that was written first goes. It keeps
+/// folders from growing with every change of a head. What cannot be removed is left: that costs disk, not correctness.
+pub fn forget_oldest(folder: &Path, extension: &str, kept: usize) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut graphs: Vec<_> = entries
+    let mut files: Vec<_> = entries
         .filter_map(Result::ok)
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "onnx"))
+        .filter(|entry| entry.path().extension().is_some_and(|found| found == extension))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    graphs.sort();
-    let surplus = (graphs.len() + 1).saturating_sub(KEPT_GRAPHS);
-    for (_, path) in graphs.into_iter().take(surplus) {
+    files.sort();
+    let surplus = (files.len() + 1).saturating_sub(kept);
+    for (_, path) in files.into_iter().take(surplus) {
         let _ = fs::remove_file(&path);
-        let _ = fs::remove_file(path.with_extension("onnx.data"));
+        let _ = fs::remove_file(path.with_extension(format!("{extension}.data")));
     }
 }
 
@@ -285,7 +316,7 @@ mod tests {
             fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
         }
         fs::write(folder.path().join("00.onnx.data"), b"").unwrap();
-        forget_old_graphs(folder.path());
+        forget_oldest(folder.path(), "onnx", KEPT_GRAPHS);
         let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left.len(), KEPT_GRAPHS - 1);

@@ -2,6 +2,7 @@
 //! live here once. Pure: no clock, no I/O, no threads.
 
 pub mod color;
+pub mod reference;
 pub mod resample;
 
 use crate::types::{ChromaSiting, Frame, HostPlanes, PixelFormat, PixelTransform, Plane};

@@ -239,6 +239,20 @@ fn daemon_entities(node: &NodeId) -> Vec<Entity> {
             }),
         ),
         Entity::new("sensor", "backend", field("Backend", "backend", json!({"icon": "mdi:chip"}))),
+        Entity::new(
+            "binary_sensor",
+            "backend_problem",
+            field(
+                "Backend problem",
+                "backend_problem",
+                json!({
+                    "value_template": "{{ 'ON' if value_json.backend_problem else 'OFF' }}",
+                    "json_attributes_topic": health,
+                    "json_attributes_template": "{{ {'reason': value_json.backend_problem} | to_json }}",
+                    "device_class": "problem",
+                }),
+            ),
+        ),
         Entity::new("sensor", "version", field("Version", "version", json!({"icon": "mdi:tag-outline"}))),
         Entity::new(
             "sensor",

@@ -7,7 +7,7 @@ use super::frame::Frame;
 use super::ids::CameraId;
 use crate::clock::Timestamp;
 
-/// Up to `max_batch` frames, at most one a camera, oldest capture first.
+/// Up to `max_batch` frames, at most one a camera, of the cameras that have waited longest, in order of capture.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// The frames.

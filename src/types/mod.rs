@@ -22,7 +22,7 @@ pub use frame::{
     Pixels, Plane,
 };
 pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId};
-pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report};
+pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
     SurfaceVote, Thing, Trust,

@@ -24,11 +24,20 @@ pub enum Report {
     Daemon(DaemonStatus),
 }
 
+/// What the backbone runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunsOn {
+    /// Name of the backend, with version.
+    pub name: String,
+    /// Why a better one, which was expected, does not run.
+    pub problem: Option<String>,
+}
+
 /// How the daemon itself is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonStatus {
     /// What the backbone runs on; none while it is being opened.
-    pub backend: Option<String>,
+    pub backend: Option<RunsOn>,
     /// Whether recorded features answer, so that no camera is looked at.
     pub recorded: bool,
     /// Since the start.

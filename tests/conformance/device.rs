@@ -1,6 +1,7 @@
 //! The way of frames through cudarc: on this machine's GPU if it has one, and through a test double of libcuda
 //! (kernels/fake_cuda.cpp) on every machine. What comes out is the host build's, bit for bit.
 
+use std::fs;
 use std::process::{Command, Output};
 
 use cudarc::driver::{CudaStream, result};
@@ -78,7 +79,7 @@ fn a_machine_without_driver_gets_a_reason() {
     match Gpu::open() {
         Ok(gpu) => println!("SKIP: this machine has a GPU: {}", gpu.name),
         Err(NoGpu::NoDriver) => {
-            let said = "no NVIDIA driver (libcuda.so.1 is not on this machine)";
+            let said = "no NVIDIA driver (libcuda.so.1 not found)";
             assert_eq!(NoGpu::NoDriver.to_string(), said);
         }
         Err(other) => println!("SKIP: this machine has a driver: {other}"),
@@ -120,9 +121,11 @@ fn compare(gpu: &Gpu, frames: &[Frame], input: [u32; 2], half: bool, tally: &mut
     let mut preprocessor = Preprocessor::new(gpu, stream.clone(), input, frames.len(), half).unwrap();
     // The second time buffers and tables are used again.
     for kernel in [Kernel::YuvToNchwTiled, Kernel::YuvToNchwDirect] {
-        let expected = preprocessed(&Build::Own, kernel, frames, input, half);
+        let expected =
+            frames.chunks(16).flat_map(|some| preprocessed(&Build::Own, kernel, some, input, half));
+        let expected: Vec<_> = expected.collect();
         let uploaded = preprocessor.upload(frames).unwrap();
-        preprocessor.launch_as(kernel, &uploaded).unwrap();
+        preprocessor.launch_as(&uploaded, |_| kernel).unwrap();
         stream.synchronize().unwrap();
         let bytes = preprocessor.download().unwrap();
         let found: Vec<f32> = if half {
@@ -156,7 +159,8 @@ fn a_device_gives_what_the_host_build_gives() {
         }
     };
     let real = real_frames();
-    for size in [1, 4, 16] {
+    // 20 take two launches.
+    for size in [1, 4, 16, 20] {
         let mut tally = Tally::default();
         for half in [false, true] {
             for frames in batches().iter().filter(|frames| frames.len() == size) {
@@ -254,7 +258,7 @@ fn a_graph_gives_what_the_passes_before_it_gave() {
     }
     let output = run_with_fake("device::batches_by_graph", &[("FAKE_CUDA_FAIL", "cuGraphLaunch:2:719")]);
     let said = said(&output);
-    let broken = "the GPU is broken for this process: launching the graph: CUDA_ERROR_FAKED, error 719";
+    let broken = "the device is lost to this process: launching the graph: CUDA_ERROR_FAKED, error 719";
     assert!(output.status.success() && said.contains(broken), "{said}");
 }
 
@@ -399,4 +403,56 @@ fn shifted(frame: &Frame, by: u8) -> Frame {
     let data: Vec<u8> = data.iter().map(|code| code.wrapping_add(by)).collect();
     let pixels = Pixels::Host { format, data: data.into(), planes: planes.to_vec() };
     Frame { pixels, ..frame.clone() }
+}
+
+/// The program's check of a GPU, on the test double: what it says of speed means nothing there, the rest must hold.
+#[test]
+fn the_check_of_a_gpu_writes_its_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let program = |arguments: &[&str], fake: bool| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_standoff"));
+        program.arg("gpu").args(arguments);
+        if fake {
+            program.env("LD_LIBRARY_PATH", fake_driver());
+        }
+        program.output().unwrap()
+    };
+    let checked = program(&["check", "--kernels-only", "--once", "--out", out], true);
+    assert!(checked.status.success(), "{}", said(&checked));
+    let file = folder.path().join("check.json");
+    let check: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let bits = check["kernels"]["bits"].as_array().unwrap();
+    assert_eq!(bits.len(), 9);
+    assert!(bits.iter().all(|bits| bits["differing"] == 0 && bits["values"].as_u64() > Some(0)), "{bits:?}");
+
+    // The page of a device with backends and a peer.
+    let mut check = check;
+    let speed = |batch: usize, frames: f64| {
+        serde_json::json!({"model": "S", "input": [392, 224], "batch": batch, "from": "host", "backend": "X",
+            "frames_per_s": frames, "latency_ms": 2.0, "latency_p99_ms": 3.0, "preprocess_ms": 0.5, "backbone_ms": 1.0})
+    };
+    check["models"] = serde_json::json!({"heads": {"segment": 5}, "speed": [speed(1, 500.0), speed(16, 4000.0)],
+        "backends": [{"what": "X in 16 bits", "name": "X", "problem": null, "gate": "a table", "rejected": null, "least_cosine": 0.9999}]});
+    fs::write(&file, check.to_string()).unwrap();
+    let row = |batch: usize, frames: f64| {
+        serde_json::json!({"model": "S", "input": [392, 224], "batch": batch, "from": "host", "how": "CUDA graph",
+            "frames_per_s": frames, "latency_ms": 4.0})
+    };
+    let peer = serde_json::json!({"peer": "PyTorch", "matmul_tflops": 800.0, "rows": [row(16, 2000.0)]});
+    fs::write(folder.path().join("peer.json"), peer.to_string()).unwrap();
+    let sanitizer = r#"{"memcheck": {"exit_code": 0, "said": "ERROR SUMMARY: 0 errors"}}"#;
+    fs::write(folder.path().join("sanitizer.json"), sanitizer).unwrap();
+    let reported = program(&["report", out], false);
+    assert!(reported.status.success(), "{}", said(&reported));
+    let page = fs::read_to_string(folder.path().join("report.md")).unwrap();
+    for line in [
+        "- compute-sanitizer memcheck: ERROR SUMMARY: 0 errors (exit code 0)",
+        "- compute-sanitizer racecheck: not run",
+        "- **X in 16 bits**: X, passes the gate",
+        "| 2000 (CUDA graph) | 4.00 | 2.00 |",
+    ] {
+        assert!(page.contains(line), "{line}: {page}");
+    }
+    assert!(folder.path().join("speed.png").is_file());
 }

@@ -9,16 +9,15 @@ use std::process::Command;
 use half::f16;
 use standoff::backend::cuda::host;
 use standoff::backend::cuda::launch::{
-    Axis, Batch, DepthToPoints, Kernel, NearestPair, Picture, Plane, Shape, ZoneHistogram, pair_of_key,
+    DepthToPoints, Kernel, NearestPair, Shape, ZoneHistogram, pair_of_key,
 };
-use standoff::backend::cuda::picture::by_sample;
-use standoff::backend::cuda::preprocessor::table_bytes;
-use standoff::preprocess::color::{Conversion, i420_from_rgb};
-use standoff::preprocess::{Geometry, Planes, planes_of};
+use standoff::preprocess::color::i420_from_rgb;
+use standoff::preprocess::reference::worst;
+use standoff::preprocess::{Planes, planes_of};
 use standoff::types::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, PixelTransform, Pixels};
 
 use super::fake::compiler;
-use super::reference::{frame, random_frame, reference};
+use super::reference::{frame, random_frame};
 use super::support::Random;
 
 /// Normalised units, against float64.
@@ -69,32 +68,6 @@ impl Build {
     }
 }
 
-/// Tables of one geometry in ordinary memory, where the kernels' addresses point.
-struct Tables {
-    geometry: Geometry,
-    axes: Vec<Axis>,
-    _numbers: Vec<Vec<u32>>,
-}
-
-impl Tables {
-    fn new(frame: &Frame, input: [u32; 2]) -> Self {
-        let geometry = Geometry::new([frame.width, frame.height], frame.siting, input);
-        let mut numbers: Vec<Vec<u32>> = vec![];
-        let mut axes = vec![];
-        for axis in geometry.luma.iter().chain(&geometry.chroma) {
-            let [starts, counts, weights] = table_bytes(axis).map(|bytes| {
-                let words: Vec<u32> =
-                    bytes.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
-                let address = words.as_ptr() as u64;
-                numbers.push(words);
-                address
-            });
-            axes.push(Axis { starts, counts, weights, length: axis.outputs().len() as i64 });
-        }
-        Self { geometry, axes, _numbers: numbers }
-    }
-}
-
 /// What `kernel` makes of the frames: one output a frame, as f32.
 pub fn preprocessed(
     build: &Build,
@@ -103,58 +76,7 @@ pub fn preprocessed(
     input: [u32; 2],
     half: bool,
 ) -> Vec<(PixelTransform, Vec<f32>)> {
-    let tables: Vec<Tables> = frames.iter().map(|frame| Tables::new(frame, input)).collect();
-    let pictures: Vec<(Picture, &Geometry)> = frames
-        .iter()
-        .zip(&tables)
-        .map(|(frame, Tables { geometry, axes, .. })| {
-            let planes = planes_of(frame).unwrap();
-            let rows = match &planes {
-                Planes::I420(rows) => rows.to_vec(),
-                Planes::Nv12(rows) => rows.to_vec(),
-            };
-            let plane = |rows: &standoff::preprocess::PlaneRows<'_>| Plane {
-                data: rows.data.as_ptr() as u64,
-                pitch: rows.stride as i32,
-                step: 1,
-                row_bytes: rows.row_bytes as i32,
-            };
-            let planes =
-                by_sample(frame.pixels.host().unwrap().format, &rows.iter().map(plane).collect::<Vec<_>>());
-            let conversion = Conversion::new(frame.matrix, frame.range);
-            (Picture::new(planes, axes.as_ptr() as u64, geometry, &conversion), geometry)
-        })
-        .collect();
-    let values = 3 * input[0] as usize * input[1] as usize;
-    let (mut full, mut halves) = (vec![], vec![]);
-    let out = if half {
-        halves = vec![f16::NAN; frames.len() * values];
-        halves.as_mut_ptr() as u64
-    } else {
-        full = vec![f32::NAN; frames.len() * values];
-        full.as_mut_ptr() as u64
-    };
-    let batch = Batch::new(&pictures, input, out, half);
-    build.run(kernel, batch.shape(kernel, frames.len()), &batch);
-    if half {
-        full = halves.iter().map(|value| value.to_f32()).collect();
-    }
-    let transforms = pictures.iter().map(|(_, geometry)| geometry.transform);
-    transforms.zip(full.chunks_exact(values).map(<[f32]>::to_vec)).collect()
-}
-
-/// Largest difference from float64 over every `step`th pixel.
-fn worst(frame: &Frame, transform: &PixelTransform, out: &[f32], step: usize) -> f64 {
-    let (width, height) = (transform.input_width as usize, transform.input_height as usize);
-    let mut worst = 0.0f64;
-    for at in (0..width * height).step_by(step) {
-        for channel in 0..3 {
-            let expected = reference(frame, transform, channel, at % width, at / width);
-            let difference = (f64::from(out[channel * width * height + at]) - expected).abs();
-            worst = worst.max(if difference.is_nan() { f64::INFINITY } else { difference });
-        }
-    }
-    worst
+    host::preprocess_by(kernel, frames, input, half, |shape, batch| build.run(kernel, shape, batch)).unwrap()
 }
 
 /// Batches of frames whose sizes, layouts, matrices, ranges and sitings differ, rows and planes of any alignment.

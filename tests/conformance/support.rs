@@ -6,27 +6,7 @@ use std::sync::OnceLock;
 use ort::environment::Environment;
 use ort::session::Session;
 use standoff::model::store::Store;
-
-/// splitmix64, so that a failure repeats.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-
-    /// From -1 to 1.
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
+pub use standoff::preprocess::reference::Random;
 
 /// The installed library, or a skip that CI counts.
 pub fn environment() -> Option<&'static Environment> {

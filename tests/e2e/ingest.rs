@@ -10,7 +10,7 @@ use gstreamer::prelude::*;
 use standoff::clock;
 use standoff::ingest::clip::Clip;
 use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, Reader, RtspSource, StreamUrl};
-use standoff::slot::{HealthBoard, Slots};
+use standoff::slot::{Batching, HealthBoard, Slots};
 use standoff::types::{CameraHealth, CameraId, CameraState, Frame, HostPlanes, Reason, Secret};
 
 use crate::rtsp::{AioServer, LaunchServer, Proxy, data, dock, free_port, serve, wait_for};
@@ -63,7 +63,7 @@ impl Camera {
     }
 
     fn frame(&self) -> Frame {
-        wait_for("frame", SOON, || self.slots.take(1, Duration::from_millis(100)).pop())
+        wait_for("frame", SOON, || self.slots.take(Batching::up_to(1), Duration::from_millis(100)).pop())
     }
 
     fn stop(self) {
@@ -247,7 +247,7 @@ fn a_stalled_link_is_said_and_its_backlog_is_old() {
     let paused = clock::monotonic();
     let health = camera.wait_state(CameraState::Stalled);
     assert_eq!(health.reason, Some(Reason::Stalled));
-    while camera.slots.take(1, Duration::ZERO).pop().is_some() {}
+    while camera.slots.take(Batching::up_to(1), Duration::ZERO).pop().is_some() {}
     wait_for("3 s of stall", SOON, || {
         (clock::monotonic().since(paused) > Duration::from_secs(3)).then_some(())
     });
@@ -339,7 +339,7 @@ fn sizes_out_of_bounds_are_refused() {
     let health = camera.wait_state(CameraState::Refused);
     assert_eq!(health.reason, Some(Reason::Unsupported));
     assert!(health.detail.contains("4096 x 64"), "{}", health.detail);
-    assert!(camera.slots.take(1, Duration::ZERO).is_empty());
+    assert!(camera.slots.take(Batching::up_to(1), Duration::ZERO).is_empty());
     camera.stop();
 }
 
@@ -358,7 +358,7 @@ fn the_size_may_change_in_mid_stream_but_not_out_of_bounds() {
     server.switch_size(4096, 64);
     let health = camera.wait_state(CameraState::Refused);
     assert!(health.detail.contains("4096 x 64"), "{}", health.detail);
-    for frame in camera.slots.take(1, Duration::ZERO) {
+    for frame in camera.slots.take(Batching::up_to(1), Duration::ZERO) {
         assert_eq!((frame.width, frame.height), (640, 480), "nothing of the new size was decoded");
     }
     camera.stop();

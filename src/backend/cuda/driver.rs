@@ -9,6 +9,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::launch::{Kernel, Shape};
+use crate::backend::driver::NO_DRIVER;
 
 /// Our kernels for every device from compute capability 7.5 on; the driver compiles them for its own.
 pub const PTX: &str = include_str!("../../../kernels/standoff.ptx");
@@ -22,7 +23,7 @@ const OLDEST_DEVICE: (i32, i32) = (7, 5);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoGpu {
     /// The driver's library is not there.
-    #[error("no NVIDIA driver (libcuda.so.1 is not on this machine)")]
+    #[error("{NO_DRIVER}")]
     NoDriver,
     /// The driver is there and does not start, as in a container without the device.
     #[error("the NVIDIA driver does not start ({0})")]

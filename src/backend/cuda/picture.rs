@@ -44,6 +44,12 @@ impl<'a> Source<'a> {
         if let Pixels::Cuda { format, planes, .. } = &frame.pixels {
             return on_device(*format, planes, frame.width as usize, frame.height as usize);
         }
+        Self::on_host(frame)
+    }
+
+    /// Of a frame in ordinary memory, copied from the device when it lies there. Fails when its planes are not what its
+    /// size needs.
+    pub fn on_host(frame: &'a Frame) -> Result<Self, PreprocessError> {
         let of = |rows: &PlaneRows<'a>| PlaneSource {
             bytes: Bytes::Host(rows.data),
             length: rows.data.len(),
@@ -79,17 +85,33 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// The planes as the kernels see them when the picture's place begins at `address`.
+    /// The planes as the kernels see them where they are.
+    pub fn in_place(&self) -> [launch::Plane; 3] {
+        let here = self.planes.iter().map(|plane| match plane.bytes {
+            Bytes::Host(data) => plane.at(data.as_ptr() as u64),
+            Bytes::Device(address) => plane.at(address),
+        });
+        by_sample(self.format, &here.collect::<Vec<_>>())
+    }
+
+    /// The same when the picture's place begins at `address`.
     pub fn placed_at(&self, address: u64) -> [launch::Plane; 3] {
+        let placed =
+            self.planes.iter().zip(self.starts()).map(|(plane, start)| plane.at(address + start as u64));
+        by_sample(self.format, &placed.collect::<Vec<_>>())
+    }
+}
+
+impl PlaneSource<'_> {
+    fn at(&self, address: u64) -> launch::Plane {
         // Rows of more than 2 GiB do not exist: the data of a frame would not fit.
         let number = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
-        let placed = self.planes.iter().zip(self.starts()).map(|(plane, start)| launch::Plane {
-            data: address + start as u64,
-            pitch: number(plane.stride),
+        launch::Plane {
+            data: address,
+            pitch: number(self.stride),
             step: 1,
-            row_bytes: number(plane.row_bytes),
-        });
-        by_sample(self.format, &placed.collect::<Vec<_>>())
+            row_bytes: number(self.row_bytes),
+        }
     }
 }
 
@@ -119,7 +141,7 @@ fn on_device<'a>(
 }
 
 /// Y, U and V as the kernels see them: the samples of an interleaved plane lie two bytes apart.
-pub fn by_sample(format: PixelFormat, planes: &[launch::Plane]) -> [launch::Plane; 3] {
+fn by_sample(format: PixelFormat, planes: &[launch::Plane]) -> [launch::Plane; 3] {
     let plane = |at: usize| planes.get(at).copied().unwrap_or_default();
     match format {
         PixelFormat::I420 => [plane(0), plane(1), plane(2)],

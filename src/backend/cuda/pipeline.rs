@@ -170,7 +170,7 @@ impl CudaBackend {
 
     /// The same as a graph where there is one, and as a new graph when this pass was seen before.
     fn pass_by_graph(&mut self, uploaded: &Uploaded) -> Result<(), BackendError> {
-        let key = Key { batch: uploaded.batch, count: uploaded.count };
+        let key = Key { launches: uploaded.launches.clone(), count: uploaded.count };
         if let Some(graph) = self.graphs.of(&key) {
             return graph.0.launch().map_err(cuda("launching the graph")).map_err(failed);
         }
@@ -308,7 +308,7 @@ fn record(event: &CudaEvent, stream: &CudaStream, when: When) -> Result<(), Driv
 /// What a graph was captured for: it holds the addresses and numbers of its launch.
 #[derive(Debug, Clone, PartialEq)]
 struct Key {
-    batch: launch::Batch,
+    launches: Vec<launch::Batch>,
     count: usize,
 }
 

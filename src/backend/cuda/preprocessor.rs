@@ -81,17 +81,17 @@ pub struct Preprocessor {
 
 /// A batch that lies on the device, ready to be launched.
 pub struct Uploaded {
-    /// The launch.
-    pub batch: Batch,
-    /// How many pictures it has.
+    /// The launches, each of [`MAX_PICTURES`] pictures but the last.
+    pub launches: Vec<Batch>,
+    /// How many pictures there are.
     pub count: usize,
     /// Where the pixels of each picture go.
     pub transforms: Vec<PixelTransform>,
 }
 
 impl Preprocessor {
-    /// For batches of up to `most` frames (at most [`MAX_PICTURES`]) into an input of `input` pixels, as 16-bit
-    /// floats when `half`, else as 32-bit ones. All work goes into `stream`.
+    /// For batches of up to `most` frames into an input of `input` pixels, as 16-bit floats when `half`, else as 32-bit
+    /// ones. All work goes into `stream`.
     pub fn new(
         gpu: &Gpu,
         stream: Arc<CudaStream>,
@@ -99,9 +99,6 @@ impl Preprocessor {
         most: usize,
         half: bool,
     ) -> Result<Self, Error> {
-        if most == 0 || most > MAX_PICTURES {
-            return Err(Error::Count { found: most, most: MAX_PICTURES });
-        }
         let values = most * 3 * input[0] as usize * input[1] as usize;
         let bytes = values * if half { 2 } else { 4 };
         let out = stream.alloc_zeros(bytes).map_err(cuda("memory for the model's input"))?;
@@ -161,8 +158,10 @@ impl Preprocessor {
             pictures.push((Picture::new(planes, *axes, geometry, &conversion), geometry));
         }
         let transforms = pictures.iter().map(|(_, geometry)| geometry.transform).collect();
-        let batch = Batch::new(&pictures, self.input, self.out(), self.half);
-        Ok(Uploaded { batch, count: frames.len(), transforms })
+        let out = |launch: usize| self.out() + (launch * MAX_PICTURES * self.input_bytes()) as u64;
+        let launches = pictures.chunks(MAX_PICTURES).enumerate();
+        let launches = launches.map(|(at, some)| Batch::new(some, self.input, out(at), self.half)).collect();
+        Ok(Uploaded { launches, count: frames.len(), transforms })
     }
 
     /// Copies the planes of the host to their places in staging memory and on to the device: each picture travels while the next
@@ -221,18 +220,22 @@ impl Preprocessor {
         Ok(())
     }
 
-    /// Puts the launch into the stream.
+    /// Puts the launches into the stream.
     pub fn launch(&self, uploaded: &Uploaded) -> Result<(), Error> {
-        self.launch_as(uploaded.batch.kernel(), uploaded)
+        self.launch_as(uploaded, Batch::kernel)
     }
 
-    /// The same with the kernel that is named.
-    pub fn launch_as(&self, kernel: Kernel, uploaded: &Uploaded) -> Result<(), Error> {
-        let shape = uploaded.batch.shape(kernel, uploaded.count);
-        // SAFETY: planes, tables and output of the batch lie in `pictures`, `tables` and `out`, which live as long as
-        // self and were written by the same stream before.
-        unsafe { self.gpu.launch(&self.stream, kernel, shape, &uploaded.batch) }
-            .map_err(cuda("launching the preprocessing"))
+    /// The same with a kernel of one's own choice.
+    pub fn launch_as(&self, uploaded: &Uploaded, kernel: impl Fn(&Batch) -> Kernel) -> Result<(), Error> {
+        for (at, batch) in uploaded.launches.iter().enumerate() {
+            let kernel = kernel(batch);
+            let shape = batch.shape(kernel, (uploaded.count - at * MAX_PICTURES).min(MAX_PICTURES));
+            // SAFETY: planes, tables and output of the batch lie in `pictures`, `tables` and `out`, which live as long
+            // as self and were written by the same stream before.
+            unsafe { self.gpu.launch(&self.stream, kernel, shape, batch) }
+                .map_err(cuda("launching the preprocessing"))?;
+        }
+        Ok(())
     }
 
     /// The input as it lies on the device, for comparisons. Waits for the stream.
@@ -295,7 +298,7 @@ impl Tables {
 }
 
 /// An axis as the kernels read it: starts, counts, and weights with the output as the fast index.
-pub fn table_bytes(axis: &resample::Axis) -> [Vec<u8>; 3] {
+pub(super) fn table_bytes(axis: &resample::Axis) -> [Vec<u8>; 3] {
     let outputs: Vec<(usize, &[f32])> = axis.outputs().collect();
     let longest = outputs.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
     let number = |value: usize| i32::try_from(value).unwrap_or(i32::MAX).to_ne_bytes();

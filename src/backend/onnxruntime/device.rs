@@ -2,13 +2,16 @@
 //! write and that goes back to the host. Nothing is copied and nothing waits.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 
 use cudarc::driver::CudaStream;
 use half::f16;
+use ort::AsPointer;
 use ort::ep::{self, ArenaExtendStrategy};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session};
+use ort::value::PrimitiveTensorElementType;
 use ort::value::{Shape, TensorRefMut};
 
 use super::{infer, library_candidates, load, open_session, version};
@@ -133,18 +136,16 @@ impl DeviceSession {
         // SAFETY: the memory holds `max_batch >= count` pictures of that type and lives longer than the session.
         unsafe {
             match self.precision {
-                Precision::Mixed => {
-                    let tensor =
-                        TensorRefMut::<f16>::from_raw(memory()?, at(*input), shape).map_err(infer)?;
-                    binding.bind_input(INPUT, &tensor).map_err(infer)?;
-                }
-                Precision::Full => {
-                    let tensor =
-                        TensorRefMut::<f32>::from_raw(memory()?, at(*input), shape).map_err(infer)?;
-                    binding.bind_input(INPUT, &tensor).map_err(infer)?;
-                }
+                Precision::Mixed => bind_input(
+                    &mut binding,
+                    &TensorRefMut::<f16>::from_raw(memory()?, at(*input), shape).map_err(infer)?,
+                ),
+                Precision::Full => bind_input(
+                    &mut binding,
+                    &TensorRefMut::<f32>::from_raw(memory()?, at(*input), shape).map_err(infer)?,
+                ),
             }
-        }
+        }?;
         for ((output, address), known) in self.outputs.iter().zip(outputs).zip(self.session.outputs()) {
             let sides =
                 known.dtype().tensor_shape().into_iter().flat_map(|shape| shape.iter().skip(1).copied());
@@ -156,6 +157,22 @@ impl DeviceSession {
         }
         Ok(binding)
     }
+}
+
+/// Binds memory that is not ours to the input. `IoBinding::bind_input` would copy it, once, for good.
+///
+/// # Safety
+///
+/// The tensor's memory outlives the binding.
+unsafe fn bind_input<T: PrimitiveTensorElementType + std::fmt::Debug>(
+    binding: &mut IoBinding,
+    tensor: &TensorRefMut<'_, T>,
+) -> Result<(), BackendError> {
+    let name = CString::new(INPUT).map_err(|error| BackendError::Infer(error.to_string()))?;
+    // SAFETY: all three live until the call returns; ONNX Runtime counts its own reference to the tensor.
+    let status = unsafe { (ort::api().BindInput)(binding.ptr_mut(), name.as_ptr(), tensor.ptr()) };
+    // SAFETY: the status was just returned.
+    unsafe { ort::Error::<()>::result_from_status(status) }.map_err(infer)
 }
 
 impl Network for DeviceSession {

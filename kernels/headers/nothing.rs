@@ -1,0 +1,1 @@
+//! A package must have a target; this one is never built.
