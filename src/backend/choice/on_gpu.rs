@@ -98,7 +98,8 @@ fn tensorrt(
         );
     }
     let cache = Cache::of(&store);
-    let listed = |max_batch| batch_sizes(max_batch).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let listed =
+        |max_batch| batch_sizes(max_batch).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut plans = vec![];
     for batch in batch_sizes(settings.max_batch) {
         let built_for = BuiltFor::Gpu(device.clone());
