@@ -70,9 +70,9 @@ fn tensorrt(
     settings: &BackendSettings,
 ) -> Result<Box<dyn Network>, Unusable> {
     use crate::backend::tensorrt::cache::Cache;
-    use crate::backend::tensorrt::job::Job;
+    use crate::backend::tensorrt::job::{self, Job};
     use crate::backend::tensorrt::network::{TensorRt, batch_sizes};
-    use crate::backend::tensorrt::plan::BuiltFor;
+    use crate::backend::tensorrt::plan::{BuiltFor, PlanError};
     use crate::backend::tensorrt::{Device, DriverState, Library, LibraryError, library};
     use crate::model::store::Store;
 
@@ -104,8 +104,11 @@ fn tensorrt(
         let job = Job::of_model(&store, settings, &library, built_for, batch, precision)
             .map_err(|error| failed(error.to_string()))?;
         let (_, plan) = job.find(&cache).map_err(|error| Unusable::NotInstalled {
-            problem: format!("{} has no plan for {job}: {error}", library.version()),
-            remedy: "standoff engine build, then restart".to_owned(),
+            problem: match error {
+                PlanError::Missing(_) => format!("{} has no plan for {job}", library.version()),
+                error => error.to_string(),
+            },
+            remedy: format!("{}, then restart", job::command(settings, precision)),
         })?;
         plans.extend(job.tensors.map(|tensors| (tensors, plan)));
     }
