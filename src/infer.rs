@@ -100,7 +100,7 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
     use super::*;
     use crate::backend::BackendSpec;
@@ -177,9 +177,10 @@ mod tests {
         slots.put(frame());
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, .. }]));
+        let end = receiver.recv_timeout(Duration::from_secs(10)).unwrap_err();
+        assert_eq!(end, RecvTimeoutError::Disconnected, "the analysis is told");
         thread.join().unwrap();
         let now = clock::monotonic();
-        assert_eq!(heart.troubles(now, now), [Trouble::Ended(Part::Infer)], "the supervisor is told");
-        assert!(receiver.recv_timeout(Duration::from_secs(10)).is_err(), "and the analysis");
+        assert_eq!(heart.troubles(now, now), [Trouble::Ended(Part::Infer)], "and the supervisor");
     }
 }

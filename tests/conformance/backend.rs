@@ -1,6 +1,6 @@
 //! One suite for every backend. ONNX Runtime on the CPU is the first; its tolerance stands beside each test.
 
-use standoff::backend::{self, Backend, BackendSettings};
+use standoff::backend::{self, Backend, BackendSettings, Wanted};
 use standoff::clock::{Timestamp, UtcMillis};
 use standoff::model::graph::{GraphHead, HeadTail};
 use standoff::model::store::Store;
@@ -58,8 +58,13 @@ fn open(max_batch: usize) -> Option<Box<dyn Backend>> {
     let (Some(_), Some(_)) = (environment(), installed(store.model_path("dinov2-small"))) else {
         return None;
     };
-    let settings =
-        BackendSettings { max_batch, heads: heads(), threads: Some(2), ..BackendSettings::default() };
+    let settings = BackendSettings {
+        max_batch,
+        heads: heads(),
+        threads: Some(2),
+        wanted: Wanted::Cpu,
+        ..BackendSettings::default()
+    };
     Some(backend::open(&settings).unwrap())
 }
 
