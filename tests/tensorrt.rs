@@ -5,6 +5,8 @@
 
 #[path = "tensorrt/ahead.rs"]
 mod ahead;
+#[path = "tensorrt/chosen.rs"]
+mod chosen;
 #[path = "tensorrt/double.rs"]
 mod double;
 #[path = "tensorrt/gates.rs"]

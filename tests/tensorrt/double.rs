@@ -25,11 +25,11 @@ use standoff::types::{Batch, Frame};
 use super::support::{PROGRAM, said};
 
 /// Size of the model's input here.
-const SIZE: [u32; 2] = [196, 112];
+pub const SIZE: [u32; 2] = [196, 112];
 const PATCHES: usize = (196 / 14) * (112 / 14);
 const DIM: usize = 384;
 /// Every so many values of a picture are what it is known by.
-const STRIDE: usize = 61;
+pub const STRIDE: usize = 61;
 
 fn headers(kind: Kind) -> Option<&'static str> {
     match kind {
@@ -40,7 +40,7 @@ fn headers(kind: Kind) -> Option<&'static str> {
 }
 
 /// The folder of libcuda.so.1, and the libraries of all kinds that the program was built for.
-fn doubles() -> &'static (PathBuf, Vec<(Kind, PathBuf)>) {
+pub fn doubles() -> &'static (PathBuf, Vec<(Kind, PathBuf)>) {
     static DOUBLES: OnceLock<(PathBuf, Vec<(Kind, PathBuf)>)> = OnceLock::new();
     DOUBLES.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -82,13 +82,13 @@ fn compile(library: &Path, sources: &[PathBuf], flags: &[&str]) {
 }
 
 /// With the doubles as driver (of an RTX card) and library.
-fn with_doubles(command: &mut Command, library: &Path) {
+pub fn with_doubles(command: &mut Command, library: &Path) {
     command.env("LD_LIBRARY_PATH", &doubles().0).env("STANDOFF_TENSORRT", library);
     command.env("FAKE_CUDA_CAPABILITY", "86");
 }
 
 /// Runs one of the ignored tests below in a process of its own, for each kind of library.
-fn run(test: &str, settings: &[(&str, &str)]) -> Vec<(Kind, String)> {
+pub fn run(test: &str, settings: &[(&str, &str)]) -> Vec<(Kind, String)> {
     if doubles().1.is_empty() {
         println!("SKIP: built without TensorRT's headers (docs/engines.md)");
     }
@@ -111,13 +111,13 @@ type Plan = (Wanted, Vec<u8>);
 
 /// A picture as the plan knows it, and what it gives: `cls`, then the heads.
 #[derive(Clone)]
-struct Picture {
-    sample: Vec<f32>,
-    outputs: Vec<Vec<f32>>,
+pub struct Picture {
+    pub sample: Vec<f32>,
+    pub outputs: Vec<Vec<f32>>,
 }
 
 /// The heads with the values that they give a patch.
-fn heads() -> Vec<(String, usize)> {
+pub fn heads() -> Vec<(String, usize)> {
     let heads = shipped::graph_heads().unwrap();
     heads.iter().map(|head| (head.name.clone(), head.channels())).collect()
 }
@@ -127,10 +127,19 @@ fn wanted(batch: usize) -> Wanted {
     Wanted { batch, input_width, input_height, dim: Some(DIM), layers: false, heads: heads() }
 }
 
-/// The frames of the numeric gate with outputs that no model gives, each value another one.
-fn pictures(frames: &[Frame]) -> Vec<Picture> {
+/// What each frame is known by.
+pub fn samples(frames: &[Frame]) -> Vec<Vec<f32>> {
     let mut preprocessor = Preprocessor::new(SIZE[0], SIZE[1]);
     let mut pixels = vec![0.0; preprocessor.values()];
+    let mut sample = |frame: &Frame| {
+        preprocessor.run(frame, &mut pixels).unwrap();
+        pixels.iter().step_by(STRIDE).copied().collect()
+    };
+    frames.iter().map(&mut sample).collect()
+}
+
+/// The frames with outputs that no model gives, each value another one.
+fn pictures(frames: &[Frame]) -> Vec<Picture> {
     let lengths: Vec<usize> =
         std::iter::once(DIM).chain(heads().iter().map(|(_, channels)| PATCHES * channels)).collect();
     let mut next = 0.0;
@@ -138,17 +147,15 @@ fn pictures(frames: &[Frame]) -> Vec<Picture> {
         next += 1.0;
         next
     };
-    let of = |frame: &Frame| {
-        preprocessor.run(frame, &mut pixels).unwrap();
-        let sample = pixels.iter().step_by(STRIDE).copied().collect();
+    let mut picture = |sample| {
         let outputs = lengths.iter().map(|length| (0..*length).map(|_| count()).collect()).collect();
         Picture { sample, outputs }
     };
-    frames.iter().map(of).collect()
+    samples(frames).into_iter().map(&mut picture).collect()
 }
 
 /// The file that fake_nvinfer.cpp reads.
-fn fake_plan(batch: usize, half: bool, pictures: &[Picture]) -> Vec<u8> {
+pub fn fake_plan(batch: usize, half: bool, pictures: &[Picture]) -> Vec<u8> {
     let mut tensors = vec![(INPUT.to_owned(), true, vec![3, SIZE[1] as usize, SIZE[0] as usize])];
     tensors.push((CLS.to_owned(), false, vec![DIM]));
     tensors.extend(heads().into_iter().map(|(name, channels)| (name, false, vec![PATCHES, channels])));

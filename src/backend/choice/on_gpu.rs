@@ -70,9 +70,9 @@ fn tensorrt(
     settings: &BackendSettings,
 ) -> Result<Box<dyn Network>, Unusable> {
     use crate::backend::tensorrt::cache::Cache;
-    use crate::backend::tensorrt::job::Job;
+    use crate::backend::tensorrt::job::{self, Job};
     use crate::backend::tensorrt::network::{TensorRt, batch_sizes};
-    use crate::backend::tensorrt::plan::BuiltFor;
+    use crate::backend::tensorrt::plan::{BuiltFor, PlanError};
     use crate::backend::tensorrt::{Device, DriverState, Library, LibraryError, library};
     use crate::model::store::Store;
 
@@ -98,16 +98,17 @@ fn tensorrt(
         );
     }
     let cache = Cache::of(&store);
-    let listed =
-        |max_batch| batch_sizes(max_batch).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut plans = vec![];
     for batch in batch_sizes(settings.max_batch) {
         let built_for = BuiltFor::Gpu(device.clone());
         let job = Job::of_model(&store, settings, &library, built_for, batch, precision)
             .map_err(|error| failed(error.to_string()))?;
         let (_, plan) = job.find(&cache).map_err(|error| Unusable::NotInstalled {
-            problem: format!("{} has no plan for {job}: {error}", library.version()),
-            remedy: format!("standoff engine build --batch {}, then restart", listed(settings.max_batch)),
+            problem: match error {
+                PlanError::Missing(_) => format!("{} has no plan for {job}", library.version()),
+                error => error.to_string(),
+            },
+            remedy: format!("{}, then restart", job::command(settings, precision)),
         })?;
         plans.extend(job.tensors.map(|tensors| (tensors, plan)));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cache::{self, Cache};
 use super::child::{self, ChildError, Order};
 use super::library::Library;
+use super::network::batch_sizes;
 use super::plan::{self, BuiltFor, Key, PlanError};
 use super::tensors::Wanted;
 use crate::backend::BackendSettings;
@@ -55,6 +56,25 @@ pub struct Job {
     input: [i64; 4],
 }
 
+/// The command that builds all plans that a backend with these settings needs.
+pub fn command(settings: &BackendSettings, precision: Precision) -> String {
+    let BackendSettings { model, input_width, input_height, .. } = settings;
+    let batches: Vec<_> = batch_sizes(settings.max_batch).iter().map(usize::to_string).collect();
+    let (batches, precision) = (batches.join(","), name(precision));
+    let layers = if settings.layers { " --layers" } else { "" };
+    format!(
+        "standoff engine build --model {model} --size {input_width}x{input_height} --batch {batches} \
+         --precision {precision}{layers}"
+    )
+}
+
+fn name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Full => "full",
+        Precision::Mixed => "mixed",
+    }
+}
+
 /// Limits of a build.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -89,12 +109,8 @@ impl Job {
         let [input_width, input_height] = size;
         let layers = settings.layers;
         let tensors = Wanted { batch, input_width, input_height, dim: None, layers, heads };
-        let precision = match precision {
-            Precision::Full => "full",
-            Precision::Mixed => "mixed",
-        };
         let job = Self::of_graph(onnx, size, library, built_for, batch)?;
-        let key = Key { precision: precision.to_owned(), ..job.key };
+        let key = Key { precision: name(precision).to_owned(), ..job.key };
         let about = format!("{} {input_width}x{input_height}", settings.model);
         Ok(Self { key, about, tensors: Some(tensors), ..job })
     }
@@ -219,6 +235,15 @@ mod tests {
 
         fs::write(&path, b"standoff plan 1\n").unwrap();
         assert!(job(gpu("NVIDIA RTX A4000", 86)).find(&cache).is_err());
+    }
+
+    #[test]
+    fn the_command_builds_every_plan_that_is_needed() {
+        let settings = BackendSettings { max_batch: 6, layers: false, ..BackendSettings::default() };
+        assert_eq!(
+            command(&settings, Precision::Mixed),
+            "standoff engine build --model dinov2-small --size 392x224 --batch 1,2,4,6 --precision mixed"
+        );
     }
 
     #[test]

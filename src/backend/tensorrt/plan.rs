@@ -120,6 +120,9 @@ pub enum PlanError {
         /// What the system says.
         problem: io::Error,
     },
+    /// There is no such file.
+    #[error("{0} is not there; build it: standoff engine build")]
+    Missing(PathBuf),
     /// It has no header of ours.
     #[error("{0} is not a plan of standoff's; build one: standoff engine build")]
     Foreign(PathBuf),
@@ -231,7 +234,10 @@ fn header_of(file: &mut File, path: &Path) -> Result<Header, PlanError> {
 
 fn at(path: &Path) -> impl Fn(io::Error) -> PlanError {
     let path = path.to_owned();
-    move |problem| PlanError::Io { path: path.clone(), problem }
+    move |problem| match problem.kind() {
+        io::ErrorKind::NotFound => PlanError::Missing(path.clone()),
+        _ => PlanError::Io { path: path.clone(), problem },
+    }
 }
 
 #[cfg(test)]
