@@ -111,7 +111,6 @@ int cuvidDecodePicture(Decoder *decoder, const Pictures *pictures) {
 int cuvidMapVideoFrame64(Decoder *decoder, int index, uintptr_t *address, unsigned *pitch, const Process *process) {
     const unsigned width = decoder->width, height = decoder->height, n = decoder->numbers[index];
     *pitch = (width + 255) / 256 * 256;
-
     std::vector<unsigned char> picture(size_t(*pitch) * (height + (height + 1) / 2), 0xEE);
     for (unsigned y = 0; y < height; ++y) {
         for (unsigned x = 0; x < width; ++x) picture[size_t(y) * *pitch + x] = (x + 3 * y + 7 * n) & 0xFF;

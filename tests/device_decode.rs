@@ -25,7 +25,7 @@ use standoff::types::{CameraHealth, CameraId, CameraState, Frame, PixelFormat, P
 
 use rtsp::{LaunchServer, data, dock, serve, wait_for};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Runs one of the ignored tests with the test doubles as its libraries; shows what it found.
 fn run_with_fakes(test: &str, settings: &[(&str, &str)]) {
@@ -301,25 +301,27 @@ fn a_stream_with_losses() {
     }
     uploader::register("nvh265dec", "avdec_h265");
     let file = data("h265/dock-320x180.mp4");
-    // One RTP packet in twelve does not arrive.
+    // Some RTP packets do not arrive.
     let line = format!(
         "( filesrc location={} ! qtdemux ! h265parse config-interval=-1 ! rtph265pay pt=96 ! \
-         identity name=pay0 drop-probability=0.08 )",
+         identity name=pay0 drop-probability=0.04 )",
         file.display()
     );
+    let camera = CameraId::new("dock").unwrap();
+    let clip: Vec<Vec<Vec<u8>>> =
+        Clip::open(&file, camera).unwrap().map(|frame| samples(&frame.unwrap())).collect();
     let Some(server) = LaunchServer::start(&line, &["rtph265pay"]) else { return };
     let camera = Camera::start("dock", &server.url, Decode::Auto, Reader::Gpu);
-    let clip: Vec<Vec<Vec<u8>>> =
-        Clip::open(&file, camera.id.clone()).unwrap().map(|frame| samples(&frame.unwrap())).collect();
+    // Played again and again, until something was lost and more came after it: a gap of more than what a slow test
+    // misses. Forty frames are one play.
     let mut numbers: Vec<usize> = vec![];
-    // The clip is played again for each connection.
-    while numbers.len() < 40 {
+    let gap = |numbers: &[usize]| numbers.windows(2).any(|pair| pair[1] > pair[0] + 3);
+    while !gap(&numbers) && numbers.len() < 1000 {
         let frame = camera.frame();
         assert_eq!(kind(&frame).0, "GPU");
         let picture = samples(&frame);
         numbers.push(clip.iter().position(|other| *other == picture).expect("a whole frame of the clip"));
     }
-    let lost = numbers.windows(2).filter(|pair| pair[1] > pair[0] + 1).count();
-    println!("decode: {} frames, whole, beside {lost} gaps: {numbers:?}", numbers.len());
-    assert!(lost > 0);
+    println!("decode: whole frames {numbers:?}");
+    assert!(gap(&numbers), "nothing was lost");
 }
