@@ -1,4 +1,5 @@
-// A test double of libcuda.so.1: the driver's functions that standoff calls, on the CPU, with the kernels of host.cpp.
+// A test double of libcuda.so.1: the driver's functions that standoff and GStreamer's libgstcuda call, on the CPU, with
+// the kernels of host.cpp.
 //
 // It is as unkind as a real device may be:
 // - Streams are lazy. Nothing that was put into one happens before somebody waits for it, and a stream waits for
@@ -6,6 +7,7 @@
 //   missing event shows.
 // - Device memory cannot be touched by the program (PROT_NONE outside of its own work), begins with rubbish, and
 //   copies are held to its bounds.
+// - Memory belongs to the context in which it was allocated, and copies from device to device stay within one.
 // - Page-locked memory is read when the copy happens, ordinary memory when the call is made, as the real one does.
 //
 // FAKE_CUDA_DRIVER=11080      says this version            FAKE_CUDA_DEVICES=0         sees so many GPUs
@@ -36,12 +38,24 @@ extern "C" unsigned standoff_host_parameter_bytes(const char *kernel);
 namespace {
 
 using Result = int;
-enum : Result { OK = 0, INVALID_VALUE = 1, NO_DEVICE = 100, INVALID_IMAGE = 200, NOT_FOUND = 500, NOT_READY = 600 };
+enum : Result {
+    OK = 0,
+    INVALID_VALUE = 1,
+    NO_DEVICE = 100,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    NOT_SUPPORTED = 801
+};
 
 std::recursive_mutex everything;
 Result sticky = OK;
 char context_object, module_object;
-thread_local void *current = nullptr;
+// The last one is the thread's current context.
+thread_local std::vector<void *> contexts;
+
+void *current() { return contexts.empty() ? nullptr : contexts.back(); }
 
 const char *setting(const char *name) { return std::getenv(name); }
 int number(const char *name, int otherwise) { return setting(name) ? std::atoi(setting(name)) : otherwise; }
@@ -69,6 +83,7 @@ Result trouble(const char *call) {
 struct Allocation {
     size_t bytes;
     size_t mapped;
+    void *context;
 };
 std::map<uintptr_t, Allocation> device_memory, pinned_memory;
 
@@ -78,6 +93,12 @@ bool inside(const std::map<uintptr_t, Allocation> &memory, const void *address, 
     if (after == memory.begin()) return false;
     --after;
     return first >= after->first && first + bytes <= after->first + after->second.bytes;
+}
+
+// The context in which device memory was allocated.
+void *context_of(const void *address) {
+    auto after = device_memory.upper_bound(reinterpret_cast<uintptr_t>(address));
+    return inside(device_memory, address, 1) ? std::prev(after)->second.context : nullptr;
 }
 
 void protect(int how) {
@@ -154,7 +175,7 @@ Result allocate(std::map<uintptr_t, Allocation> &memory, void **address, size_t 
     if (found == MAP_FAILED) return 2;
     std::memset(found, 0xA5, mapped);
     if (number("FAKE_CUDA_OPEN", 0) == 0) mprotect(found, mapped, how);
-    memory[reinterpret_cast<uintptr_t>(found)] = Allocation{bytes, mapped};
+    memory[reinterpret_cast<uintptr_t>(found)] = Allocation{bytes, mapped, current()};
     *address = found;
     return OK;
 }
@@ -191,15 +212,28 @@ Result cuDeviceGetName(char *name, int length, int) {
 }
 Result cuDeviceGetAttribute(int *value, int attribute, int) {
     const int capability = number("FAKE_CUDA_CAPABILITY", 90);
-    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, _MEMORY_POOLS_SUPPORTED.
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 115 ? 1 : 0;
+    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, _MEMORY_POOLS_SUPPORTED, _TEXTURE_ALIGNMENT.
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 115 ? 1
+             : attribute == 14 ? 512 : 0;
     return OK;
 }
 Result cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = size_t(8) << 30, OK; }
 Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = &context_object, OK; }
 Result cuDevicePrimaryCtxRelease_v2(int) { return OK; }
-Result cuCtxSetCurrent(void *context) { return current = context, sticky; }
-Result cuCtxGetCurrent(void **context) { return *context = current, OK; }
+Result cuCtxSetCurrent(void *context) {
+    if (!contexts.empty()) contexts.pop_back();
+    return contexts.push_back(context), sticky;
+}
+Result cuCtxGetCurrent(void **context) { return *context = current(), OK; }
+Result cuCtxCreate_v2(void **context, unsigned, int) { return contexts.push_back(*context = new char), OK; }
+Result cuCtxDestroy_v2(void *) { return OK; }
+Result cuCtxPushCurrent_v2(void *context) { return contexts.push_back(context), sticky; }
+Result cuCtxPopCurrent_v2(void **context) {
+    if (contexts.empty()) return INVALID_CONTEXT;
+    if (context != nullptr) *context = contexts.back();
+    return contexts.pop_back(), OK;
+}
+Result cuDeviceCanAccessPeer(int *can, int, int) { return *can = 0, OK; }
 Result cuCtxSynchronize() {
     ENTER("cuCtxSynchronize");
     return put(nullptr, nullptr);
@@ -228,6 +262,16 @@ Result cuMemAlloc_v2(uintptr_t *address, size_t bytes) {
     return allocate(device_memory, reinterpret_cast<void **>(address), bytes, PROT_NONE);
 }
 Result cuMemAllocAsync(uintptr_t *address, size_t bytes, Stream *) { return cuMemAlloc_v2(address, bytes); }
+Result cuMemAllocPitch_v2(uintptr_t *address, size_t *pitch, size_t width, size_t height, unsigned) {
+    *pitch = (width + 511) / 512 * 512;
+    return cuMemAlloc_v2(address, *pitch * height);
+}
+Result cuPointerGetAttribute(void *data, int attribute, uintptr_t address) {
+    void *context = context_of(reinterpret_cast<void *>(address));
+    // CU_POINTER_ATTRIBUTE_CONTEXT.
+    if (attribute != 1 || context == nullptr) return INVALID_VALUE;
+    return *static_cast<void **>(data) = context, OK;
+}
 Result cuMemFree_v2(uintptr_t address) {
     std::lock_guard<std::recursive_mutex> lock(everything);
     if (Result error = put(nullptr, nullptr)) return error;
@@ -241,6 +285,7 @@ Result cuMemHostAlloc(void **address, size_t bytes, unsigned) {
     ENTER("cuMemHostAlloc");
     return allocate(pinned_memory, address, bytes, PROT_READ | PROT_WRITE);
 }
+Result cuMemAllocHost_v2(void **address, size_t bytes) { return cuMemHostAlloc(address, bytes, 0); }
 Result cuMemFreeHost(void *address) {
     std::lock_guard<std::recursive_mutex> lock(everything);
     return release(pinned_memory, address);
@@ -269,8 +314,51 @@ Result cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, Stream *
     void *target = reinterpret_cast<void *>(to);
     const void *source = reinterpret_cast<const void *>(from);
     if (!inside(device_memory, target, bytes) || !inside(device_memory, source, bytes)) return INVALID_VALUE;
+    if (context_of(target) != current() || context_of(source) != current()) return INVALID_VALUE;
     return put(stream, [=] { return std::memmove(target, source, bytes), OK; });
 }
+// CUDA_MEMCPY2D; types of memory: 1 host, 2 device.
+struct Copy2D {
+    size_t from_x, from_y;
+    int from_type;
+    const unsigned char *from_host;
+    uintptr_t from_device;
+    void *from_array;
+    size_t from_pitch;
+    size_t to_x, to_y;
+    int to_type;
+    unsigned char *to_host;
+    uintptr_t to_device;
+    void *to_array;
+    size_t to_pitch;
+    size_t width, height;
+};
+Result cuMemcpy2DAsync_v2(const Copy2D *copy, Stream *stream) {
+    ENTER("cuMemcpy2DAsync");
+    const Copy2D c = *copy;
+    if (c.width == 0 || c.height == 0) return OK;
+    const bool from_device = c.from_type == 2, to_device = c.to_type == 2;
+    const unsigned char *from = from_device ? reinterpret_cast<unsigned char *>(c.from_device) : c.from_host;
+    unsigned char *to = to_device ? reinterpret_cast<unsigned char *>(c.to_device) : c.to_host;
+    const auto extent = [&](size_t pitch) { return pitch * (c.height - 1) + c.width; };
+    from += c.from_y * c.from_pitch + c.from_x;
+    to += c.to_y * c.to_pitch + c.to_x;
+    if (c.width > c.from_pitch || c.width > c.to_pitch) return INVALID_VALUE;
+    if (from_device != inside(device_memory, from, extent(c.from_pitch))) return INVALID_VALUE;
+    if (to_device != inside(device_memory, to, extent(c.to_pitch))) return INVALID_VALUE;
+    if (from_device && context_of(from) != current()) return INVALID_VALUE;
+    if (to_device && context_of(to) != current()) return INVALID_VALUE;
+    const auto run = [=] {
+        for (size_t row = 0; row < c.height; ++row) std::memcpy(to + row * c.to_pitch, from + row * c.from_pitch, c.width);
+        return OK;
+    };
+    if (Result error = put(stream, run)) return error;
+    // From and into ordinary memory the real one copies before it returns.
+    const bool now = stream != nullptr && !stream->capturing &&
+                     ((!from_device && !inside(pinned_memory, from, 1)) || (!to_device && !inside(pinned_memory, to, 1)));
+    return now ? run_all_of(stream, SIZE_MAX) : OK;
+}
+Result cuMemcpy2D_v2(const Copy2D *copy) { return cuMemcpy2DAsync_v2(copy, nullptr); }
 Result cuMemsetD8Async(uintptr_t to, unsigned char value, size_t bytes, Stream *stream) {
     ENTER("cuMemsetD8Async");
     void *target = reinterpret_cast<void *>(to);
@@ -289,6 +377,7 @@ Result cuStreamDestroy_v2(Stream *stream) {
     // Its memory is kept, because an event may still name it.
     return run_all_of(stream, SIZE_MAX);
 }
+Result cuStreamDestroy(Stream *stream) { return cuStreamDestroy_v2(stream); }
 Result cuStreamSynchronize(Stream *stream) {
     ENTER("cuStreamSynchronize");
     return stream == nullptr ? put(nullptr, nullptr) : run_all_of(stream, SIZE_MAX);
@@ -379,6 +468,23 @@ Result cuGraphLaunch(Graph *exec, Stream *stream) {
     }
     return OK;
 }
+// What libgstcuda looks for and nobody calls here.
+#define WITHOUT(call) \
+    Result call() { return NOT_SUPPORTED; }
+WITHOUT(cuCtxEnablePeerAccess)
+WITHOUT(cuCtxDisablePeerAccess)
+WITHOUT(cuGraphicsMapResources)
+WITHOUT(cuGraphicsUnmapResources)
+WITHOUT(cuGraphicsUnregisterResource)
+WITHOUT(cuGraphicsResourceSetMapFlags_v2)
+WITHOUT(cuGraphicsSubResourceGetMappedArray)
+WITHOUT(cuGraphicsResourceGetMappedPointer_v2)
+WITHOUT(cuGraphicsGLRegisterImage)
+WITHOUT(cuGraphicsGLRegisterBuffer)
+WITHOUT(cuGLGetDevices_v2)
+WITHOUT(cuTexObjectCreate)
+WITHOUT(cuTexObjectDestroy)
+
 Result cuGraphExecDestroy(Graph *exec) { return delete exec, OK; }
 Result cuGraphDestroy(Graph *graph) { return delete graph, OK; }
 }

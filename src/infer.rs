@@ -124,7 +124,9 @@ mod tests {
     fn failing(error: fn() -> BackendError) -> Box<dyn Backend> {
         let grid = Grid { rows: 1, cols: 1, patch_px: 14 };
         let (name, heads) = ("failing".into(), vec![]);
-        let spec = BackendSpec { name, input_width: 14, input_height: 14, grid, dim: 1, max_batch: 4, heads };
+        let (input_width, input_height) = (14, 14);
+        let (dim, max_batch, reads_gpu) = (1, 4, false);
+        let spec = BackendSpec { name, input_width, input_height, grid, dim, max_batch, heads, reads_gpu };
         Box::new(Failing(spec, error))
     }
 

@@ -8,6 +8,10 @@ mod backend;
 #[cfg(feature = "cuda")]
 #[path = "conformance/device.rs"]
 mod device;
+#[cfg(feature = "cuda")]
+#[path = "conformance/fake.rs"]
+#[allow(dead_code, reason = "another test binary uses the rest")]
+mod fake;
 #[path = "conformance/gate.rs"]
 mod gate;
 #[cfg(feature = "cuda")]

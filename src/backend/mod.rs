@@ -81,6 +81,8 @@ pub struct BackendSpec {
     pub max_batch: usize,
     /// Names of the heads that are part of the graph.
     pub heads: Vec<String>,
+    /// Whether it takes pictures from the first GPU's memory where they lie.
+    pub reads_gpu: bool,
 }
 
 /// Why a backend failed.

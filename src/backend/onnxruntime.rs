@@ -78,6 +78,7 @@ impl OnnxRuntime {
             dim,
             max_batch: settings.max_batch,
             heads: settings.heads.iter().map(|head| head.name.clone()).collect(),
+            reads_gpu: false,
         };
         let layers = settings.layers;
         let mut backend = Self { spec, session, preprocessor, pixels, half_pixels, layers };

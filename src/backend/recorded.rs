@@ -83,6 +83,7 @@ impl Recorded {
             dim,
             max_batch,
             heads: heads.to_vec(),
+            reads_gpu: false,
         };
         Ok(Self { spec, entries })
     }

@@ -98,6 +98,7 @@ fn watch<'a>(cameras: &[&'a Camera], length: Duration) -> anyhow::Result<Watched
             camera.id.clone(),
             camera.source.clone(),
             camera.camera_latency,
+            ingest::Reader::Cpu,
             slots.clone(),
             board.clone(),
         )?);

@@ -109,7 +109,17 @@ fn gstreamer() -> Vec<Finding> {
         let detail = format!("not installed: {}", names.join(" "));
         findings.push(Finding::missing("GStreamer element", detail, format!("apt-get install {package}")));
     }
+    findings.push(Finding::note("decoders", decoders(&inventory.gpu_decoders)));
     findings
+}
+
+/// Who would decode for a model on the GPU; for one on the CPU it is always the CPU.
+#[cfg(feature = "gstreamer")]
+fn decoders([h264, h265]: &[String; 2]) -> String {
+    if [h264, h265].iter().all(|decoder| decoder.contains("on the CPU")) {
+        return "on the CPU: GStreamer has none for a GPU on this machine".to_owned();
+    }
+    format!("when the model runs on the GPU: {h264}; {h265}")
 }
 
 #[cfg(not(feature = "gstreamer"))]

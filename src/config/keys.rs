@@ -392,6 +392,12 @@ static CAMERA: Section = Section {
         optional("password_file", Kind::Path, "A file whose first line is the password."),
         optional("ca_file", Kind::Path, "Certificate (PEM) that an `rtsps://` camera is checked against."),
         default(
+            "decode",
+            Kind::Text,
+            "auto",
+            "What decodes a stream: `cpu`, `gpu`, or the GPU where the model runs on one (`auto`). See [gpu.md](gpu.md).",
+        ),
+        default(
             "camera_latency",
             Kind::Duration { min_ms: 0, max_ms: 10_000 },
             "0ms",

@@ -18,7 +18,7 @@ use crate::backend::Wanted;
 use crate::geometry::calibration::{self, Calibration, FloorPoint};
 use crate::geometry::camera::Lens;
 use crate::geometry::{Edge, Pair, PairEnd, Site};
-use crate::ingest::{CameraSource, RtspSource, StreamUrl};
+use crate::ingest::{CameraSource, Decode, RtspSource, StreamUrl};
 use crate::model::graph::Precision;
 use crate::outbox::OutboxSettings;
 use crate::publish::discovery::{HomeAssistant, Mode};
@@ -466,21 +466,27 @@ fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
     let file = |key: &str| section.parsed(key, |text| exists(Path::new(text)));
     let ca_file: Option<PathBuf> = file("ca_file");
     let (repeat, fps) = (section.flag("loop"), section.number("fps"));
+    let decode = section.parsed("decode", |text| match text {
+        "auto" => Ok(Decode::Auto),
+        "cpu" => Ok(Decode::Cpu),
+        "gpu" => Ok(Decode::Gpu),
+        _ => Err("auto, cpu or gpu is wanted"),
+    });
     match there.as_slice() {
         ["url"] => {
             only(&["loop"], "file` or `images");
             only(&["fps"], "images");
             let parse = |text: &str| StreamUrl::parse(text, username.as_deref(), password.as_ref());
             let url = section.parsed("url", parse)?;
-            Some(CameraSource::Rtsp(RtspSource { ca_file, ..RtspSource::new(url) }))
+            Some(CameraSource::Rtsp(RtspSource { ca_file, decode: decode?, ..RtspSource::new(url) }))
         }
         ["file"] => {
-            only(&["username", "password", "password_file", "ca_file"], "url");
+            only(&["username", "password", "password_file", "ca_file", "decode"], "url");
             only(&["fps"], "images");
             Some(CameraSource::File { path: file("file")?, loop_: repeat? })
         }
         ["images"] => {
-            only(&["username", "password", "password_file", "ca_file"], "url");
+            only(&["username", "password", "password_file", "ca_file", "decode"], "url");
             Some(CameraSource::Images { dir: file("images")?, fps: fps?, loop_: repeat? })
         }
         [] => {

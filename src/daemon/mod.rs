@@ -287,10 +287,12 @@ impl Daemon {
     }
 
     fn start_camera(&self, camera: &Camera) -> Result<CameraHandle, IngestError> {
+        let reader = if self.spec.reads_gpu { ingest::Reader::Gpu } else { ingest::Reader::Cpu };
         ingest::spawn(
             camera.id.clone(),
             camera.source.clone(),
             camera.camera_latency,
+            reader,
             self.slots.clone(),
             self.health.clone(),
         )

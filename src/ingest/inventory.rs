@@ -2,7 +2,9 @@
 
 use gstreamer as gst;
 
-use super::{gst_log, pipeline};
+use super::decoder::Decoder;
+use super::pipeline::Codec;
+use super::{Decode, Reader, gst_log, pipeline};
 
 /// GStreamer on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub struct Inventory {
     pub version: String,
     /// Every element that is needed.
     pub elements: Vec<Element>,
+    /// What would decode H.264 and H.265 for a model on the GPU, for people: "nvh264dec on the GPU, pictures stay there".
+    pub gpu_decoders: [String; 2],
 }
 
 /// One element.
@@ -33,7 +37,9 @@ pub fn inventory() -> Result<Inventory, String> {
         installed: gst::ElementFactory::find(name).is_some(),
     };
     let elements = pipeline::needed_elements().into_iter().map(element).collect();
-    Ok(Inventory { version: gst::version_string().to_string(), elements })
+    let decoder = |codec| Decoder::choose(codec, Decode::Auto, Reader::Gpu).to_string();
+    let gpu_decoders = [Codec::H264, Codec::H265].map(decoder);
+    Ok(Inventory { version: gst::version_string().to_string(), elements, gpu_decoders })
 }
 
 #[cfg(test)]

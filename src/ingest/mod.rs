@@ -14,11 +14,19 @@ mod supervisor;
 pub mod url;
 
 #[cfg(feature = "gstreamer")]
+#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
+mod cuda_memory;
+#[cfg(feature = "gstreamer")]
+mod decoder;
+#[cfg(feature = "gstreamer")]
 mod fault;
 #[cfg(feature = "gstreamer")]
 pub mod gst_log;
 #[cfg(feature = "gstreamer")]
 mod inventory;
+#[cfg(feature = "gstreamer")]
+#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
+mod nvmm;
 #[cfg(feature = "gstreamer")]
 mod pipeline;
 #[cfg(feature = "gstreamer")]
@@ -80,12 +88,36 @@ pub struct RtspSource {
     pub ca_file: Option<PathBuf>,
     /// How long the first picture may take.
     pub first_frame_timeout: Duration,
+    /// What decodes it.
+    pub decode: Decode,
+}
+
+/// What is to decode a camera's stream. A GPU that cannot, or that fails, leaves it to the CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Decode {
+    /// The GPU if the model runs there, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU, wherever the model runs.
+    Gpu,
+}
+
+/// Who reads the pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// The CPU: pixels have to be in ordinary memory.
+    Cpu,
+    /// The first GPU, in CUDA's primary context: pixels may stay there.
+    Gpu,
 }
 
 impl RtspSource {
-    /// First picture within 10 s, certificates of the system.
+    /// First picture within 10 s, certificates of the system, decoded where it suits.
     pub fn new(url: StreamUrl) -> Self {
-        Self { url, ca_file: None, first_frame_timeout: Duration::from_secs(10) }
+        let first_frame_timeout = Duration::from_secs(10);
+        Self { url, ca_file: None, first_frame_timeout, decode: Decode::default() }
     }
 }
 
@@ -157,16 +189,18 @@ pub enum IngestError {
 }
 
 /// Starts a camera's thread. It tries for ever, whatever the camera does, until the handle is stopped or
-/// dropped. `camera_latency` is the delay inside the camera, which nobody can see from outside.
+/// dropped. `camera_latency` is the delay inside the camera, which nobody can see from outside; `reader` is who
+/// reads the pictures.
 /// Errors only on what waiting does not mend: GStreamer or one of its plugins is not installed.
 pub fn spawn(
     camera: CameraId,
     source: CameraSource,
     camera_latency: Duration,
+    reader: Reader,
     slots: Arc<Slots>,
     health: Arc<HealthBoard>,
 ) -> Result<CameraHandle, IngestError> {
-    supervisor::spawn(camera, source, camera_latency, slots, health)
+    supervisor::spawn(camera, source, camera_latency, reader, slots, health)
 }
 
 /// Whether [`spawn`] would start the camera; tries nothing. Errors as it would.

@@ -1,6 +1,7 @@
 //! The elements: one chain from encoded video to the appsink, for cameras and for clips. Plugins that are
 //! missing are named with the package that has them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use gstreamer as gst;
@@ -8,6 +9,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
+use super::decoder::Decoder;
 use super::{IngestError, MAX_HEIGHT, MAX_WIDTH, MIN_SIDE, gst_log};
 use crate::types::CameraId;
 
@@ -44,10 +46,12 @@ impl Codec {
         }
     }
 
+    /// Those that every stream of it needs; a GPU's decoder may fail, the CPU's is always wanted.
     fn elements(self) -> [&'static str; 3] {
+        let decoder = Decoder::cpu(self).element;
         match self {
-            Self::H264 => ["rtph264depay", "h264parse", "avdec_h264"],
-            Self::H265 => ["rtph265depay", "h265parse", "avdec_h265"],
+            Self::H264 => ["rtph264depay", "h264parse", decoder],
+            Self::H265 => ["rtph265depay", "h265parse", decoder],
         }
     }
 }
@@ -112,14 +116,22 @@ pub(super) fn set_if_there(element: &gst::Element, property: &str, value: &str) 
     }
 }
 
-/// An appsink that takes decoded pictures as fast as they come, whatever their time.
+/// What is known of a stream before it is decoded.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    /// A size that is not accepted.
+    pub oversize: OnceLock<(i32, i32)>,
+    /// Pictures that the decoder was given; whoever takes pictures from it sets this to 0.
+    pub fed: AtomicU64,
+}
+
+/// An appsink that takes decoded pictures as fast as they come, whatever their time; [`add_decoder`] says which.
 pub(super) fn appsink(max_buffers: u32, drop: bool) -> gst_app::AppSink {
     let sink = gst_app::AppSink::builder()
         .sync(false)
         .enable_last_sample(false)
         .max_buffers(max_buffers)
         .drop(drop)
-        .caps(&gst::Caps::new_empty_simple("video/x-raw"))
         .build();
     if let Some(pad) = sink.static_pad("sink") {
         // Strides and offsets are read from the picture's own description, so the decoder need not copy
@@ -136,20 +148,20 @@ pub(super) fn appsink(max_buffers: u32, drop: bool) -> gst_app::AppSink {
     sink
 }
 
-/// Adds `[depay !] parse ! caps bound ! decoder ! sink` to a pipeline; returns the pad to link to. A size
-/// out of bounds is noted in `oversize` and never reaches the decoder.
+/// Adds `[depay !] parse ! caps bound ! decoder [! converter] ! sink` to a pipeline; returns the pad to link to. A
+/// size out of bounds is noted in `encoded` and never reaches the decoder.
 pub(super) fn add_decoder(
     camera: &CameraId,
     pipeline: &gst::Pipeline,
     codec: Codec,
+    decoder: Decoder,
     rtp: bool,
     sink: &gst_app::AppSink,
-    oversize: &Arc<OnceLock<(i32, i32)>>,
+    encoded: &Arc<Encoded>,
 ) -> Result<gst::Pad, IngestError> {
-    let [depay, parse, decoder] = codec.elements();
+    let [depay, parse, _] = codec.elements();
     let parse = make(camera, parse)?;
     let bound = make(camera, "capsfilter")?;
-    let decoder = make(camera, decoder)?;
     bound.set_property(
         "caps",
         gst::Caps::builder(codec.media_type())
@@ -157,22 +169,32 @@ pub(super) fn add_decoder(
             .field("height", gst::IntRange::new(MIN_SIDE.cast_signed(), MAX_HEIGHT.cast_signed()))
             .build(),
     );
-    set_if_there(&decoder, "max-threads", "1");
-    // What was lost on the way shows as smear until the next key frame; that is no evidence of anything.
-    set_if_there(&decoder, "output-corrupt", "false");
+    let decoding = make(camera, decoder.element)?;
+    decoder.configure(&decoding);
+    sink.set_caps(Some(&decoder.caps()));
     if let Some(pad) = parse.static_pad("src") {
-        let oversize = oversize.clone();
-        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        let encoded = encoded.clone();
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER, move |_, info| {
+            if info.buffer().is_some() {
+                encoded.fed.fetch_add(1, Ordering::Relaxed);
+            }
             if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
                 && let Some(size) = size_out_of_bounds(caps.caps())
             {
                 // The caps bound refuses it; this only remembers why.
-                let _ = oversize.set(size);
+                let _ = encoded.oversize.set(size);
             }
             gst::PadProbeReturn::Ok
         });
     }
-    let mut elements = vec![parse, bound, decoder, sink.clone().upcast()];
+    let mut elements = vec![parse, bound, decoding];
+    if let Some(converter) = decoder.converter {
+        let converting = make(camera, converter)?;
+        // A Jetson's: rows one after the other instead of blocks.
+        set_if_there(&converting, "bl-output", "false");
+        elements.push(converting);
+    }
+    elements.push(sink.clone().upcast());
     if rtp {
         let depay = make(camera, depay)?;
         set_if_there(&depay, "wait-for-keyframe", "true");

@@ -32,8 +32,12 @@ pub(super) struct Picture {
     pub corrupted: bool,
 }
 
-/// Takes the picture out of a sample; its memory stays the decoder's and is kept alive.
-pub(super) fn picture(sample: &gst::Sample) -> Result<Picture, SampleError> {
+/// Takes a picture of a GPU's decoder where it lies; none when it has to be read through ordinary memory.
+pub(super) type Keep = fn(&gst::Buffer, PixelFormat, &[Plane], [u32; 2]) -> Option<Pixels>;
+
+/// Takes the picture out of a sample; its memory stays the decoder's and is kept alive. With `keep` pixels may stay on
+/// the GPU.
+pub(super) fn picture(sample: &gst::Sample, keep: Option<Keep>) -> Result<Picture, SampleError> {
     let caps = sample.caps().ok_or(SampleError::Broken("no caps"))?;
     let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| SampleError::Format(layout(caps)))?;
     let (format, rows_below) = match info.format() {
@@ -55,21 +59,35 @@ pub(super) fn picture(sample: &gst::Sample) -> Result<Picture, SampleError> {
     }
     .and_then(|planes| planes.get(..=rows_below).map(<[Plane]>::to_vec))
     .ok_or(SampleError::Broken("planes"))?;
-    let map = buffer.into_mapped_buffer_readable().map_err(|_| SampleError::Broken("memory"))?;
-    let data = Bytes::from_owner(map);
-    if !fits(&planes, format, info.width(), info.height(), data.len()) {
-        return Err(SampleError::Broken("size of its planes"));
-    }
+    let kept = keep.and_then(|keep| keep(&buffer, format, &planes, [info.width(), info.height()]));
+    let pixels = match kept {
+        Some(pixels) => pixels,
+        None => on_host(buffer, format, planes, &info)?,
+    };
     Ok(Picture {
         width: info.width(),
         height: info.height(),
-        pixels: Pixels::Host { format, data, planes },
+        pixels,
         matrix: matrix(caps, info.height()),
         range: range(caps),
         siting: siting(caps, &info),
         stream_time,
         corrupted,
     })
+}
+
+fn on_host(
+    buffer: gst::Buffer,
+    format: PixelFormat,
+    planes: Vec<Plane>,
+    info: &gst_video::VideoInfo,
+) -> Result<Pixels, SampleError> {
+    let map = buffer.into_mapped_buffer_readable().map_err(|_| SampleError::Broken("memory"))?;
+    let data = Bytes::from_owner(map);
+    if !fits(&planes, format, info.width(), info.height(), data.len()) {
+        return Err(SampleError::Broken("size of its planes"));
+    }
+    Ok(Pixels::Host { format, data, planes })
 }
 
 fn layout(caps: &gst::CapsRef) -> String {
@@ -85,14 +103,8 @@ fn planes(offsets: &[usize], strides: &[i32]) -> Option<Vec<Plane>> {
 }
 
 /// Whether every row of every plane lies within the data.
-fn fits(planes: &[Plane], format: PixelFormat, width: u32, height: u32, len: usize) -> bool {
-    let (width, height) = (width as usize, height as usize);
-    planes.iter().enumerate().all(|(index, plane)| {
-        let (row, rows) = match (index, format) {
-            (0, _) => (width, height),
-            (_, PixelFormat::I420) => (width.div_ceil(2), height.div_ceil(2)),
-            (_, PixelFormat::Nv12) => (2 * width.div_ceil(2), height.div_ceil(2)),
-        };
+pub(super) fn fits(planes: &[Plane], format: PixelFormat, width: u32, height: u32, len: usize) -> bool {
+    planes.iter().zip(format.plane_sizes(width as usize, height as usize)).all(|(plane, [row, rows])| {
         rows > 0 && plane.stride >= row && plane.offset + plane.stride * (rows - 1) + row <= len
     })
 }
@@ -183,6 +195,6 @@ mod tests {
         let caps: gst::Caps =
             "video/x-raw,format=I420_10LE,width=64,height=32,framerate=10/1".parse().unwrap();
         let sample = gst::Sample::builder().caps(&caps).buffer(&gst::Buffer::new()).build();
-        assert_eq!(picture(&sample).unwrap_err(), SampleError::Format("I420_10LE".to_owned()));
+        assert_eq!(picture(&sample, None).unwrap_err(), SampleError::Format("I420_10LE".to_owned()));
     }
 }

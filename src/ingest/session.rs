@@ -15,11 +15,12 @@ use gstreamer_app as gst_app;
 
 use super::age::CaptureClock;
 use super::backoff::{Repeats, Say};
+use super::decoder::Decoder;
 use super::fault::Seen;
-use super::pipeline::{self, Codec};
+use super::pipeline::{self, Codec, Encoded};
 use super::sample::{self, SampleError};
 use super::supervisor::{Camera, End, Fault};
-use super::{IngestError, RtspSource};
+use super::{Decode, IngestError, RtspSource};
 use crate::clock::{self, Timestamp};
 use crate::types::{CameraState, Frame, Reason};
 
@@ -32,17 +33,27 @@ const STALLED_AT_LAST: Duration = Duration::from_secs(10);
 /// How much longer a stall may last before a new connection is tried.
 const STALL_ENDS_SESSION: Duration = Duration::from_secs(3);
 
+/// A conforming decoder holds back at most 16 pictures (H.264 and H.265, annex C: the picture buffer's size); one that
+/// was given more and gave none does not work.
+const HELD_BACK: u64 = 16;
+
+/// How long it may take to: some decode on threads of their own.
+const STARVED_FOR: Duration = Duration::from_secs(1);
+
 /// What the pipeline's threads tell the camera's thread.
 #[derive(Debug, Default)]
 struct Progress {
     frames: AtomicU64,
     last_arrival: AtomicU64,
     interval_ns: AtomicU64,
+    decoder: OnceLock<Decoder>,
+    /// The pipeline's error was one of decoding, not of the network.
+    decoding_failed: AtomicBool,
     lag_lasts: AtomicBool,
     broken: AtomicU64,
     /// A codec or layout that is not read.
     unsupported: OnceLock<String>,
-    oversize: Arc<OnceLock<(i32, i32)>>,
+    encoded: Arc<Encoded>,
     certificate: OnceLock<String>,
     failed: OnceLock<IngestError>,
 }
@@ -51,6 +62,23 @@ impl Progress {
     fn stalled_after(&self) -> Duration {
         (Duration::from_nanos(self.interval_ns.load(Ordering::Relaxed)) * 5)
             .clamp(STALLED_AFTER, STALLED_AT_LAST)
+    }
+
+    /// Whether the GPU's decoder has taken more pictures than it may hold back. The CPU's is not suspected: what it
+    /// cannot decode it says.
+    fn starves(&self) -> bool {
+        let on_gpu = self.decoder.get().is_some_and(|decoder| decoder.on_gpu);
+        on_gpu && self.encoded.fed.load(Ordering::Relaxed) > HELD_BACK
+    }
+
+    /// The decoder on the GPU that this session ended by; none when it was something else, or the CPU decoded.
+    fn failed_on_gpu(&self, fault: &Fault) -> Option<Decoder> {
+        let decoder = self.decoder.get().copied().filter(|decoder| decoder.on_gpu)?;
+        let fed = self.encoded.fed.load(Ordering::Relaxed);
+        let never_gave =
+            self.frames.load(Ordering::Relaxed) == 0 && fed > 0 && fault.reason == Reason::Stalled;
+        let failed = self.failed.get().is_some() || self.decoding_failed.load(Ordering::Relaxed);
+        (failed || never_gave || self.starves()).then_some(decoder)
     }
 }
 
@@ -67,10 +95,29 @@ impl Drop for Running {
 /// Runs until the stream ends, one way or another.
 pub(super) fn run(camera: &Arc<Camera>, source: &RtspSource, live_since: &mut Option<Timestamp>) -> End {
     let progress = Arc::new(Progress::default());
-    match build(camera, source, &progress) {
+    let end = match build(camera, source, &progress) {
         Ok(pipeline) => watch(camera, source, &progress, &Running(pipeline), live_since),
         Err(fault) => End::Fault(fault),
+    };
+    match end {
+        End::Fault(fault) => match progress.failed_on_gpu(&fault) {
+            Some(decoder) => End::Fault(leave_gpu(camera, decoder, fault)),
+            None => End::Fault(fault),
+        },
+        End::Stopped => End::Stopped,
     }
+}
+
+/// A camera is not lost because a GPU cannot decode it (too many streams, a stream that it does not take): the next
+/// connection decodes on the CPU, and so does every one after it.
+fn leave_gpu(camera: &Camera, decoder: Decoder, fault: Fault) -> Fault {
+    camera.gpu_failed.store(true, Ordering::Relaxed);
+    let reason = match fault.state {
+        CameraState::Refused => Reason::ConnectionLost,
+        _ => fault.reason,
+    };
+    let detail = format!("{} (decoded by {}; from now on the CPU decodes it)", fault.detail, decoder.element);
+    Fault { state: CameraState::Backoff, reason, detail }
 }
 
 fn seen<'a>(camera: &'a Camera, source: &'a RtspSource, progress: &Progress) -> Seen<'a> {
@@ -98,6 +145,7 @@ fn watch(
     let started = clock::monotonic();
     let mut stall: Option<Timestamp> = None;
     let mut stalls = Repeats::default();
+    let mut starving: Option<Timestamp> = None;
     // An error shows in the messages that follow, whatever this says.
     let _ = pipeline.set_state(gst::State::Playing);
     loop {
@@ -115,12 +163,18 @@ fn watch(
                     debug = source.url.redacted(&error.debug().unwrap_or_default()),
                     "pipeline error"
                 );
+                progress.decoding_failed.store(is_of_decoding(error, progress), Ordering::Relaxed);
                 return End::Fault(seen(camera, source, progress).error(error));
             }
             Some(_) => return End::Fault(seen(camera, source, progress).ended()),
             None => {}
         }
         let now = clock::monotonic();
+        starving = progress.starves().then(|| starving.unwrap_or(now));
+        if starving.is_some_and(|since| now.since(since) >= STARVED_FOR) {
+            let what = "its decoder takes pictures and gives none";
+            return End::Fault(seen(camera, source, progress).retry(Reason::Stalled, what));
+        }
         if progress.frames.load(Ordering::Relaxed) == 0 {
             if now.since(started) >= source.first_frame_timeout {
                 let what =
@@ -132,7 +186,8 @@ fn watch(
         if live_since.is_none() {
             *live_since = Some(now);
             camera.connected();
-            tracing::info!(url = %source.url, "connected");
+            let decoder = progress.decoder.get().map(Decoder::to_string).unwrap_or_default();
+            tracing::info!(url = %source.url, decoder, "connected");
         }
         let silent = now.since(Timestamp::from_nanos(progress.last_arrival.load(Ordering::Relaxed)));
         let allowed = progress.stalled_after();
@@ -161,9 +216,21 @@ fn watch(
     }
 }
 
+/// Whether an error is about the stream's content or comes from the decoder itself; a network's are neither.
+fn is_of_decoding(message: &gst::message::Error, progress: &Progress) -> bool {
+    let error = message.error();
+    let of_decoder = message.src().and_then(|source| source.downcast_ref::<gst::Element>()?.factory());
+    error.is::<gst::StreamError>()
+        || error.is::<gst::CoreError>()
+        || error.is::<gst::LibraryError>()
+        || of_decoder
+            .zip(progress.decoder.get())
+            .is_some_and(|(factory, used)| factory.name() == used.element)
+}
+
 fn noted(camera: &Camera, source: &RtspSource, progress: &Progress) -> Option<Fault> {
     let seen = seen(camera, source, progress);
-    if let Some(size) = progress.oversize.get() {
+    if let Some(size) = progress.encoded.oversize.get() {
         return Some(seen.refused(Reason::Unsupported, &pipeline::oversize_text(*size)));
     }
     if let Some(what) = progress.unsupported.get() {
@@ -206,14 +273,18 @@ fn build(
     note_certificate(&rtspsrc, progress);
     let linked = AtomicBool::new(false);
     rtspsrc.connect_pad_added({
-        let (weak, progress, id) = (pipeline.downgrade(), progress.clone(), camera.id.clone());
+        let (weak, progress, camera) = (pipeline.downgrade(), progress.clone(), camera.clone());
+        let wanted = source.decode;
         move |_, pad| {
             let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
             let (Some(pipeline), Some(codec)) = (weak.upgrade(), codec(&caps)) else { return };
             if linked.swap(true, Ordering::Relaxed) {
                 return;
             }
-            let result = pipeline::add_decoder(&id, &pipeline, codec, true, &sink, &progress.oversize);
+            let wanted = if camera.gpu_failed.load(Ordering::Relaxed) { Decode::Cpu } else { wanted };
+            let decoder = *progress.decoder.get_or_init(|| Decoder::choose(codec, wanted, camera.reader));
+            let result =
+                pipeline::add_decoder(&camera.id, &pipeline, codec, decoder, true, &sink, &progress.encoded);
             match result.map(|target| pad.link(&target)) {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => {
@@ -310,7 +381,8 @@ fn callbacks(camera: Arc<Camera>, progress: Arc<Progress>) -> gst_app::AppSinkCa
         .new_sample(move |sink| {
             let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
             let now = clock::now();
-            let picture = match sample::picture(&sample) {
+            let keep = progress.decoder.get().and_then(|decoder| decoder.keep());
+            let picture = match sample::picture(&sample, keep) {
                 Ok(picture) => picture,
                 Err(SampleError::Format(name)) => {
                     let what = format!("its pictures are {name}; 8 bit 4:2:0 is read: change the camera's setting");
@@ -322,6 +394,7 @@ fn callbacks(camera: Arc<Camera>, progress: Arc<Progress>) -> gst_app::AppSinkCa
                     return Ok(gst::FlowSuccess::Ok);
                 }
             };
+            progress.encoded.fed.store(0, Ordering::Relaxed);
             let Some(stream_time) = picture.stream_time else { return Ok(gst::FlowSuccess::Ok) };
             if let Some(last) = last_stream.replace(stream_time) {
                 note_interval(&progress.interval_ns, stream_time.saturating_sub(last));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::backoff::{Backoff, Repeats, Say};
 use super::clip::Clip;
 use super::flag::Flag;
-use super::{CameraSource, IngestError, paced};
+use super::{CameraSource, IngestError, Reader, paced};
 use crate::clock::{self, Timestamp};
 use crate::metrics::METRICS;
 use crate::slot::{HealthBoard, Slots};
@@ -46,6 +46,10 @@ pub(super) enum End {
 pub(super) struct Camera {
     pub id: CameraId,
     pub latency: Duration,
+    /// Who reads the pictures.
+    pub reader: Reader,
+    /// The GPU's decoder failed: from then on the CPU decodes.
+    pub gpu_failed: AtomicBool,
     pub slots: Arc<Slots>,
     /// Numbers the frames across sessions.
     pub seq: AtomicU64,
@@ -137,6 +141,7 @@ pub(super) fn spawn(
     id: CameraId,
     source: CameraSource,
     latency: Duration,
+    reader: Reader,
     slots: Arc<Slots>,
     board: Arc<HealthBoard>,
 ) -> Result<CameraHandle, IngestError> {
@@ -144,6 +149,8 @@ pub(super) fn spawn(
     let camera = Arc::new(Camera {
         id: id.clone(),
         latency,
+        reader,
+        gpu_failed: AtomicBool::new(false),
         slots,
         seq: AtomicU64::new(0),
         stop: Flag::default(),

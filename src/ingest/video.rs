@@ -11,7 +11,8 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::IngestError;
-use super::pipeline::{self, Codec};
+use super::decoder::Decoder;
+use super::pipeline::{self, Codec, Encoded};
 use super::sample::{self, SampleError};
 use crate::clock::{self, Timestamp, UtcMillis};
 use crate::types::{CameraId, Frame};
@@ -26,7 +27,7 @@ const BRIEFLY: gst::ClockTime = gst::ClockTime::from_mseconds(5);
 /// What the demuxer's callbacks found.
 #[derive(Debug, Default)]
 struct Found {
-    oversize: Arc<OnceLock<(i32, i32)>>,
+    encoded: Arc<Encoded>,
     failed: OnceLock<IngestError>,
 }
 
@@ -111,7 +112,7 @@ impl Video {
                 None => return self.complete(camera).map(|()| None),
             },
         };
-        let picture = sample::picture(&sample).map_err(|error| match error {
+        let picture = sample::picture(&sample, None).map_err(|error| match error {
             SampleError::Format(name) => IngestError::Unsupported {
                 camera: camera.clone(),
                 problem: format!("'{}' has pictures in {name}; 8 bit 4:2:0 is read", self.path.display()),
@@ -162,7 +163,7 @@ impl Video {
             if let Some(error) = self.found.failed.get() {
                 return Err(error.clone());
             }
-            if let Some(size) = self.found.oversize.get() {
+            if let Some(size) = self.found.encoded.oversize.get() {
                 let problem = format!("'{}': {}", self.path.display(), pipeline::oversize_text(*size));
                 return Err(IngestError::Unsupported { camera: camera.clone(), problem });
             }
@@ -227,7 +228,8 @@ fn link_video(
             let result = Codec::from_media_type(&name)
                 .ok_or_else(|| unsupported(format!("the video's codec is {name}; H.264 and H.265 are read")))
                 .and_then(|codec| {
-                    pipeline::add_decoder(&camera, &pipeline, codec, false, &sink, &found.oversize)
+                    let decoder = Decoder::cpu(codec);
+                    pipeline::add_decoder(&camera, &pipeline, codec, decoder, false, &sink, &found.encoded)
                 })
                 .and_then(|target| {
                     pad.link(&target)

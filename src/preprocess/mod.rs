@@ -5,7 +5,7 @@ pub mod color;
 pub mod reference;
 pub mod resample;
 
-use crate::types::{ChromaSiting, Frame, PixelFormat, PixelTransform, Pixels, Plane};
+use crate::types::{ChromaSiting, Frame, HostPlanes, PixelFormat, PixelTransform, Plane};
 
 use color::Conversion;
 use resample::{Axis, Scratch};
@@ -55,6 +55,9 @@ pub enum PreprocessError {
         /// Bytes from the plane's offset to the end of the data.
         available: usize,
     },
+    /// A picture in a GPU's memory could not be copied from there.
+    #[error("the picture cannot be copied from the GPU: {0}")]
+    Device(String),
     /// The output buffer is not `3 * width * height` long.
     #[error("the output holds {found} values, the input of the model {expected}")]
     Output {
@@ -254,7 +257,7 @@ impl<'a> PlaneRows<'a> {
     }
 }
 
-/// The planes of a picture in ordinary memory.
+/// The planes of a picture in ordinary memory, each known to lie inside its data.
 #[derive(Debug, Clone, Copy)]
 pub enum Planes<'a> {
     /// Y, U, V.
@@ -263,32 +266,24 @@ pub enum Planes<'a> {
     Nv12([PlaneRows<'a>; 2]),
 }
 
-/// The planes of a frame. Fails when they do not lie inside its data, or the picture is empty.
+/// The planes of a frame in ordinary memory, copied from the GPU when they lie there. Fails when they do not lie inside
+/// its data, or the picture is empty.
 pub fn planes_of(frame: &Frame) -> Result<Planes<'_>, PreprocessError> {
     let (width, height) = (frame.width as usize, frame.height as usize);
     if width == 0 || height == 0 {
         return Err(PreprocessError::Empty { width: frame.width, height: frame.height });
     }
-    let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
-    let Pixels::Host { format, data, planes } = &frame.pixels;
-    let wrong = |expected| PreprocessError::Planes { format: *format, expected, found: planes.len() };
-    match format {
-        PixelFormat::I420 => {
-            let &[y, u, v] = planes.as_slice() else { return Err(wrong(3)) };
-            Ok(Planes::I420([
-                PlaneRows::new(0, data, y, height, width)?,
-                PlaneRows::new(1, data, u, chroma_height, chroma_width)?,
-                PlaneRows::new(2, data, v, chroma_height, chroma_width)?,
-            ]))
-        }
-        PixelFormat::Nv12 => {
-            let &[y, uv] = planes.as_slice() else { return Err(wrong(2)) };
-            Ok(Planes::Nv12([
-                PlaneRows::new(0, data, y, height, width)?,
-                PlaneRows::new(1, data, uv, chroma_height, 2 * chroma_width)?,
-            ]))
-        }
+    let HostPlanes { format, data, planes } =
+        frame.pixels.host().map_err(|problem| PreprocessError::Device(problem.to_owned()))?;
+    let sizes = format.plane_sizes(width, height);
+    if planes.len() != sizes.len() {
+        return Err(PreprocessError::Planes { format, expected: sizes.len(), found: planes.len() });
     }
+    let rows = |index: usize| PlaneRows::new(index, data, planes[index], sizes[index][1], sizes[index][0]);
+    Ok(match format {
+        PixelFormat::I420 => Planes::I420([rows(0)?, rows(1)?, rows(2)?]),
+        PixelFormat::Nv12 => Planes::Nv12([rows(0)?, rows(1)?]),
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! One decoded picture of one camera.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::ids::CameraId;
@@ -32,8 +35,7 @@ pub struct Frame {
     pub siting: ChromaSiting,
 }
 
-/// Where decoded pixels lie. Only `ingest` makes and only `backend` (through `preprocess`) reads
-/// them; device memory (CUDA, NVMM) becomes a variant here.
+/// Where decoded pixels lie. Only `ingest` makes them.
 #[derive(Debug, Clone)]
 pub enum Pixels {
     /// Ordinary memory.
@@ -45,6 +47,54 @@ pub enum Pixels {
         /// One a plane: 3 for I420, 2 for NV12.
         planes: Vec<Plane>,
     },
+    /// Memory of the first GPU, in CUDA's primary context. It is complete: nobody has to wait for the decoder.
+    Cuda {
+        /// How the planes are laid out.
+        format: PixelFormat,
+        /// One a plane: 3 for I420, 2 for NV12.
+        planes: Vec<DevicePlane>,
+        /// Keeps the memory alive, and copies it to the host for those who look at pixels there.
+        picture: Arc<dyn DevicePicture>,
+    },
+}
+
+impl Pixels {
+    /// The pixels in ordinary memory; those of a GPU are copied the first time that somebody asks. Errors with what
+    /// the copy failed on.
+    pub fn host(&self) -> Result<HostPlanes<'_>, &str> {
+        match self {
+            Self::Host { format, data, planes } => Ok(HostPlanes { format: *format, data, planes }),
+            Self::Cuda { format, picture, .. } => {
+                picture.host().map(|(data, planes)| HostPlanes { format: *format, data, planes })
+            }
+        }
+    }
+}
+
+/// A picture in a GPU's memory, held by whoever decoded it.
+pub trait DevicePicture: Debug + Send + Sync {
+    /// All bytes and the planes in them, in ordinary memory; copied once. Errors with why they cannot be copied.
+    fn host(&self) -> Result<(&[u8], &[Plane]), &str>;
+}
+
+/// Where a plane lies in a GPU's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DevicePlane {
+    /// Address of the first row on the device.
+    pub address: u64,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+/// The planes of a picture in ordinary memory, as they were given: they may not lie inside the data.
+#[derive(Debug, Clone, Copy)]
+pub struct HostPlanes<'a> {
+    /// How they are laid out.
+    pub format: PixelFormat,
+    /// All of them.
+    pub data: &'a [u8],
+    /// One a plane.
+    pub planes: &'a [Plane],
 }
 
 /// 4:2:0 layouts that decoders give.
@@ -54,6 +104,17 @@ pub enum PixelFormat {
     I420,
     /// Plane Y, plane of interleaved U and V.
     Nv12,
+}
+
+impl PixelFormat {
+    /// Bytes of a row and rows of each plane of a picture of `width` by `height` pixels.
+    pub fn plane_sizes(self, width: usize, height: usize) -> Vec<[usize; 2]> {
+        let (luma, [columns, rows]) = ([width, height], [width, height].map(|side| side.div_ceil(2)));
+        match self {
+            Self::I420 => vec![luma, [columns, rows], [columns, rows]],
+            Self::Nv12 => vec![luma, [2 * columns, rows]],
+        }
+    }
 }
 
 /// Where a plane lies in the data.

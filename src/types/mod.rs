@@ -17,7 +17,10 @@ pub use event::{
     RuleStatus, StageTimes, State, Transition, Verdict, ViewStatus,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
-pub use frame::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
+pub use frame::{
+    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat,
+    Pixels, Plane,
+};
 pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId};
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{

@@ -1,7 +1,7 @@
 //! A picture reduced to cells: at most 320 x 180, each the sum of a few of its luma samples. Sums, not means, so
 //! that a change of one sample by one code still shows. Costs the same for every size of picture.
 
-use crate::types::{ColorRange, Frame, Pixels};
+use crate::types::{ColorRange, Frame, HostPlanes};
 
 /// Most cells across and down.
 const MOST: (usize, usize) = (320, 180);
@@ -24,7 +24,7 @@ pub(super) struct Cells {
 impl Cells {
     /// Reduces the picture. None when its luma cannot be read from here.
     pub fn of(frame: &Frame) -> Option<Self> {
-        let Pixels::Host { data, planes, .. } = &frame.pixels;
+        let HostPlanes { data, planes, .. } = frame.pixels.host().ok()?;
         let plane = planes.first()?;
         let (width, height) = (usize::try_from(frame.width).ok()?, usize::try_from(frame.height).ok()?);
         let side = width.div_ceil(MOST.0).max(height.div_ceil(MOST.1)).max(1);
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_picture_without_luma_gives_none() {
         let mut broken = grey(64, 64, 90);
-        broken.pixels = Pixels::Host {
+        broken.pixels = crate::types::Pixels::Host {
             format: crate::types::PixelFormat::I420,
             data: bytes::Bytes::new(),
             planes: vec![],

@@ -58,8 +58,11 @@ impl Noise {
     }
 
     pub fn add(&mut self, frame: &mut Frame, sigma: f32) {
-        let Pixels::Host { data, .. } = &frame.pixels;
-        let noisy = data
+        let noisy = frame
+            .pixels
+            .host()
+            .unwrap()
+            .data
             .iter()
             .map(|code| (f32::from(*code) + sigma * self.normal()).round().clamp(0.0, 255.0) as u8);
         *frame = with_luma(frame.width, frame.height, noisy.collect());

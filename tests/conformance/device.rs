@@ -2,9 +2,7 @@
 //! (kernels/fake_cuda.cpp) on every machine. What comes out is the host build's, bit for bit.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use cudarc::driver::{CudaStream, result};
 use half::f16;
@@ -14,35 +12,11 @@ use standoff::backend::cuda::{CudaBackend, Gpu, NoGpu, Preprocessor};
 use standoff::backend::onnxruntime::device::{DeviceSession, Provider};
 use standoff::backend::{self, Backend, BackendError, BackendSettings};
 use standoff::model::graph::Precision;
-use standoff::types::{Batch, Frame};
+use standoff::types::{Batch, Frame, HostPlanes, Pixels};
 
-use super::kernels::{Build, batches, compiler, preprocessed, real_frames};
+pub use super::fake::driver as fake_driver;
+use super::kernels::{Build, batches, preprocessed, real_frames};
 use super::support::{environment, installed};
-
-/// The folder of a libcuda.so.1 that is a test double.
-pub fn fake_driver() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(build_fake_driver)
-}
-
-fn build_fake_driver() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-cuda-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    let library = folder.join("libcuda.so.1");
-    let output = Command::new(compiler())
-        .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1"])
-        .args([root.join("fake_cuda.cpp"), root.join("host.cpp")])
-        .arg("-o")
-        .arg(&library)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // A real driver may be there under this name.
-    std::os::unix::fs::symlink(&library, folder.join("libcuda.so")).unwrap();
-    folder
-}
 
 /// Runs one of the tests below in a process of its own, with the test double as its driver.
 fn run_with_fake(test: &str, settings: &[(&str, &str)]) -> Output {
@@ -425,9 +399,9 @@ fn what_the_cuda_provider_says() {
 
 /// The frame with other codes.
 fn shifted(frame: &Frame, by: u8) -> Frame {
-    let standoff::types::Pixels::Host { format, data, planes } = &frame.pixels;
+    let HostPlanes { format, data, planes } = frame.pixels.host().unwrap();
     let data: Vec<u8> = data.iter().map(|code| code.wrapping_add(by)).collect();
-    let pixels = standoff::types::Pixels::Host { format: *format, data: data.into(), planes: planes.clone() };
+    let pixels = Pixels::Host { format, data: data.into(), planes: planes.to_vec() };
     Frame { pixels, ..frame.clone() }
 }
 

@@ -16,6 +16,7 @@ use standoff::preprocess::reference::worst;
 use standoff::preprocess::{Planes, planes_of};
 use standoff::types::{ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, PixelTransform, Pixels};
 
+use super::fake::compiler;
 use super::reference::{frame, random_frame};
 use super::support::Random;
 
@@ -129,7 +130,7 @@ fn aligned(frame: &Frame) -> Frame {
     let end = data.len() + rows.last().unwrap().row_bytes - places.last().unwrap().stride;
     data.truncate(end);
     data.shrink_to_fit();
-    let Pixels::Host { format, .. } = frame.pixels;
+    let format = frame.pixels.host().unwrap().format;
     Frame { pixels: Pixels::Host { format, data: data.into(), planes: places }, ..frame.clone() }
 }
 
@@ -384,11 +385,6 @@ fn compile(kernels: &str, flags: &[&str], name: &str, more: Option<&str>) -> Pat
         .unwrap();
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     library
-}
-
-/// The C++ compiler that built the program.
-pub fn compiler() -> String {
-    std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
 }
 
 /// Planted mistakes: what each is, the source's words, the words of the mistake.

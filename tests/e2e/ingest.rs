@@ -9,9 +9,9 @@ use std::time::Duration;
 use gstreamer::prelude::*;
 use standoff::clock;
 use standoff::ingest::clip::Clip;
-use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, RtspSource, StreamUrl};
+use standoff::ingest::{self, CameraHandle, CameraSource, IngestError, Reader, RtspSource, StreamUrl};
 use standoff::slot::{Batching, HealthBoard, Slots};
-use standoff::types::{CameraHealth, CameraId, CameraState, Frame, Pixels, Reason, Secret};
+use standoff::types::{CameraHealth, CameraId, CameraState, Frame, HostPlanes, Reason, Secret};
 
 use crate::rtsp::{AioServer, LaunchServer, Proxy, data, dock, free_port, serve, wait_for};
 
@@ -28,7 +28,9 @@ impl Camera {
     fn start(name: &str, source: CameraSource) -> Self {
         let id = CameraId::new(name).unwrap();
         let (slots, board) = (Arc::new(Slots::default()), Arc::new(HealthBoard::default()));
-        let handle = ingest::spawn(id.clone(), source, Duration::ZERO, slots.clone(), board.clone()).unwrap();
+        let handle =
+            ingest::spawn(id.clone(), source, Duration::ZERO, Reader::Cpu, slots.clone(), board.clone())
+                .unwrap();
         Self { id, slots, board, handle }
     }
 
@@ -73,7 +75,7 @@ impl Camera {
 }
 
 fn luma(frame: &Frame) -> Vec<u8> {
-    let Pixels::Host { data, planes, .. } = &frame.pixels;
+    let HostPlanes { data, planes, .. } = frame.pixels.host().unwrap();
     let (width, height, plane) = (frame.width as usize, frame.height as usize, planes[0]);
     (0..height).flat_map(|y| data[plane.offset + y * plane.stride..][..width].to_vec()).collect()
 }

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use standoff::clock::{Timestamp, UtcMillis};
-use standoff::types::{CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, PixelFormat, Pixels, Plane};
+use standoff::types::{
+    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, PixelFormat, Pixels, Plane,
+};
 
 /// Random numbers that are the same for the same seed.
 #[derive(Debug, Clone)]
@@ -47,7 +49,7 @@ pub struct Luma {
 
 impl Luma {
     pub fn of(frame: &Frame) -> Self {
-        let Pixels::Host { data, planes, .. } = &frame.pixels;
+        let HostPlanes { data, planes, .. } = frame.pixels.host().unwrap();
         let (width, height) = (frame.width as usize, frame.height as usize);
         let row = |y: usize| &data[planes[0].offset + y * planes[0].stride..][..width];
         Self { width, height, data: (0..height).flat_map(row).copied().collect() }

@@ -27,6 +27,7 @@ fn named(name: &str) -> Box<dyn Backend> {
         dim: 1,
         max_batch: 1,
         heads: vec![],
+        reads_gpu: false,
     }))
 }
 

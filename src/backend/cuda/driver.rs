@@ -84,23 +84,9 @@ impl std::fmt::Debug for Gpu {
 }
 
 impl Gpu {
-    /// Opens the first GPU and loads the kernels. Asks before each step what cudarc would panic at.
+    /// Opens the first GPU and loads the kernels.
     pub fn open() -> Result<Self, NoGpu> {
-        // SAFETY: loads the driver's library, which is what any program with CUDA does first.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(NoGpu::NoDriver);
-        }
-        result::init().map_err(|error| NoGpu::Init(words(&error)))?;
-        let mut driver = 0;
-        // SAFETY: writes one number.
-        unsafe { sys::cuDriverGetVersion(&raw mut driver) }.result().map_err(failed)?;
-        if driver < OLDEST_DRIVER {
-            return Err(NoGpu::OldDriver(version(driver)));
-        }
-        if CudaContext::device_count().map_err(failed)? < 1 {
-            return Err(NoGpu::NoDevice);
-        }
-        let context = CudaContext::new(0).map_err(failed)?;
+        let (context, driver) = primary_context()?;
         // SAFETY: nothing is in flight yet; streams are ordered by hand, with events.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(failed)?;
@@ -152,6 +138,25 @@ impl Gpu {
         // SAFETY: the kernel takes one structure, and it has the length that the PTX says (tested in `launch`).
         unsafe { arguments.launch(config) }.map(|_| ())
     }
+}
+
+/// The first GPU's primary context and the driver's version. Asks before each step what cudarc would panic at.
+pub fn primary_context() -> Result<(Arc<CudaContext>, i32), NoGpu> {
+    // SAFETY: loads the driver's library, which is what any program with CUDA does first.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(NoGpu::NoDriver);
+    }
+    result::init().map_err(|error| NoGpu::Init(words(&error)))?;
+    let mut driver = 0;
+    // SAFETY: writes one number.
+    unsafe { sys::cuDriverGetVersion(&raw mut driver) }.result().map_err(failed)?;
+    if driver < OLDEST_DRIVER {
+        return Err(NoGpu::OldDriver(version(driver)));
+    }
+    if CudaContext::device_count().map_err(failed)? < 1 {
+        return Err(NoGpu::NoDevice);
+    }
+    Ok((CudaContext::new(0).map_err(failed)?, driver))
 }
 
 /// A kernel's structure, by value.

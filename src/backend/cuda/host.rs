@@ -6,9 +6,10 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use half::f16;
 
 use super::launch::{Axis, Batch, Kernel, Picture, Shape};
-use super::preprocessor::{by_sample, plane_at, rows_of, table_bytes};
+use super::picture::Source;
+use super::preprocessor::table_bytes;
 use crate::preprocess::color::Conversion;
-use crate::preprocess::{Geometry, PreprocessError, planes_of};
+use crate::preprocess::{Geometry, PreprocessError};
 use crate::types::{Frame, PixelTransform};
 
 // SAFETY: both are defined in kernels/host.cpp, which kernels/build.rs compiles and links, with these types.
@@ -81,10 +82,9 @@ pub fn preprocess_by(
     let tables: Vec<Tables> = frames.iter().map(|frame| Tables::new(frame, input)).collect();
     let mut pictures = vec![];
     for (frame, Tables { geometry, axes, .. }) in frames.iter().zip(&tables) {
-        let planes = planes_of(frame)?;
-        let here = rows_of(&planes).map(|rows| plane_at(rows.data.as_ptr() as u64, rows)).collect();
+        let planes = Source::on_host(frame)?.in_place();
         let conversion = Conversion::new(frame.matrix, frame.range);
-        let picture = Picture::new(by_sample(&planes, here), axes.as_ptr() as u64, geometry, &conversion);
+        let picture = Picture::new(planes, axes.as_ptr() as u64, geometry, &conversion);
         pictures.push((picture, geometry));
     }
     let values = 3 * input[0] as usize * input[1] as usize;

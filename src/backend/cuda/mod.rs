@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod host;
 pub mod launch;
+pub mod picture;
 pub mod pipeline;
 pub mod preprocessor;
 

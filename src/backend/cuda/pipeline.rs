@@ -122,6 +122,7 @@ impl CudaBackend {
             dim,
             max_batch: shape.max_batch,
             heads: shape.heads,
+            reads_gpu: true,
         };
         let preprocessor =
             Preprocessor::new(gpu, stream.clone(), shape.input, shape.max_batch, network.half())

@@ -1,5 +1,6 @@
-//! Frames to a model's input in device memory: pinned staging, one copy a frame, one launch a batch. All buffers
-//! are kept from batch to batch. Nothing here waits for the device except the growing of a buffer.
+//! Frames to a model's input in device memory: pinned staging, one copy a frame, one launch a batch. Frames that a
+//! decoder left on the device are copied there, which costs next to nothing, so that addresses stay the same from batch
+//! to batch (a CUDA graph holds them) and rows are aligned. All buffers are kept from batch to batch. Nothing here waits for the device except the growing of a buffer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,15 +8,14 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result};
 
 use super::driver::{Gpu, invalid, words};
-use super::launch::{Axis, Batch, Kernel, MAX_PICTURES, Picture, Plane};
+use super::launch::{Axis, Batch, Kernel, MAX_PICTURES, Picture};
+use super::picture::{ALIGNMENT, Bytes, Source};
 use crate::preprocess::color::Conversion;
-use crate::preprocess::{Geometry, PlaneRows, Planes, PreprocessError, planes_of, resample};
+use crate::preprocess::{Geometry, PreprocessError, resample};
 use crate::types::{ChromaSiting, Frame, PixelTransform};
 
 /// Tables of this many picture geometries are kept on the device, so that every camera finds its own.
 const KEPT_GEOMETRIES: usize = 16;
-/// Pictures begin at multiples of this in the staging memory, rows being read four bytes at a time.
-const ALIGNMENT: usize = 256;
 /// Bytes that are worth a thread of their own: copying them takes ten times as long as starting it.
 const STAGING_SHARE_BYTES: usize = 8 << 20;
 /// Threads that copy at most; four fill the bus of the fastest cards.
@@ -72,8 +72,9 @@ pub struct Preprocessor {
     most: usize,
     half: bool,
     tables: Vec<Tables>,
-    /// The bytes of all pictures of a batch, in page-locked memory and on the device.
+    /// The bytes of a batch's pictures that come from the host, in page-locked memory.
     staging: PinnedHostSlice<u8>,
+    /// The bytes of all pictures of a batch.
     pictures: CudaSlice<u8>,
     out: CudaSlice<u8>,
 }
@@ -102,7 +103,7 @@ impl Preprocessor {
         let bytes = values * if half { 2 } else { 4 };
         let out = stream.alloc_zeros(bytes).map_err(cuda("memory for the model's input"))?;
         // Grown by the first batch.
-        let (staging, pictures) = memory(gpu, &stream, ALIGNMENT)?;
+        let (staging, pictures) = (staging(gpu, ALIGNMENT)?, pictures(&stream, ALIGNMENT)?);
         Ok(Self { gpu: gpu.clone(), stream, input, most, half, tables: vec![], staging, pictures, out })
     }
 
@@ -117,37 +118,43 @@ impl Preprocessor {
     }
 
     /// Copies the frames into staging memory and puts their way to the device into the stream, which must have run
-    /// whatever the last call put there: staging memory is used again.
+    /// whatever the last call put there: staging memory is used again. Frames whose pixels lie on the device must live
+    /// until it has run this one.
     pub fn upload(&mut self, frames: &[Frame]) -> Result<Uploaded, Error> {
         if frames.is_empty() || frames.len() > self.most {
             return Err(Error::Count { found: frames.len(), most: self.most });
         }
-        let mut planes = Vec::with_capacity(frames.len());
+        let mut sources = Vec::with_capacity(frames.len());
         for frame in frames {
-            planes.push(planes_of(frame).map_err(|problem| Error::Frame {
+            sources.push(Source::of(frame).map_err(|problem| Error::Frame {
                 camera: frame.camera.to_string(),
                 seq: frame.seq,
                 problem,
             })?);
         }
-        let places = places_of(&planes);
-        let bytes = places.last().map_or(0, |place| place.end);
-        if self.staging.len() < bytes {
-            (self.staging, self.pictures) = memory(&self.gpu, &self.stream, bytes)?;
+        let places = places_of(&sources);
+        let end = |on_host: bool| {
+            let ends = sources.iter().zip(&places).filter(|(source, _)| source.is_on_host() || !on_host);
+            ends.map(|(_, place)| place.end).max().unwrap_or(0)
+        };
+        if self.staging.len() < end(true) {
+            self.staging = staging(&self.gpu, end(true))?;
+        }
+        if self.pictures.len() < end(false) {
+            self.pictures = pictures(&self.stream, end(false))?;
         }
         self.forget_old_tables(frames.len());
         let tables: Vec<usize> =
             frames.iter().map(|frame| self.tables_for(frame)).collect::<Result<_, _>>()?;
-        self.stage(&planes, &places)?;
+        self.stage(&sources, &places)?;
+        self.copy_on_device(&sources, &places)?;
 
         let base = self.pictures.device_ptr(&self.stream).0;
         let mut pictures = Vec::with_capacity(frames.len());
-        for (((frame, planes), place), tables) in frames.iter().zip(&planes).zip(&places).zip(tables) {
-            let on_device = rows_of(planes).zip(starts_of(planes, place.start));
-            let on_device = on_device.map(|(rows, start)| plane_at(base + start as u64, rows)).collect();
+        for (((frame, source), place), tables) in frames.iter().zip(&sources).zip(&places).zip(tables) {
             let Tables { geometry, axes, .. } = &self.tables[tables];
             let conversion = Conversion::new(frame.matrix, frame.range);
-            let planes = by_sample(planes, on_device);
+            let planes = source.placed_at(base + place.start as u64);
             pictures.push((Picture::new(planes, *axes, geometry, &conversion), geometry));
         }
         let transforms = pictures.iter().map(|(_, geometry)| geometry.transform).collect();
@@ -157,22 +164,25 @@ impl Preprocessor {
         Ok(Uploaded { launches, count: frames.len(), transforms })
     }
 
-    /// Copies the planes to their places in staging memory and on to the device: each picture travels while the next
+    /// Copies the planes of the host to their places in staging memory and on to the device: each picture travels while the next
     /// one is copied, and several threads copy when there is much (one core moves about as much as the bus does).
-    fn stage(&mut self, planes: &[Planes<'_>], places: &[Range<usize>]) -> Result<(), Error> {
+    fn stage(&mut self, sources: &[Source<'_>], places: &[Range<usize>]) -> Result<(), Error> {
         let base = self.pictures.device_ptr(&self.stream).0;
         let stream = &self.stream;
         let mut rest = self.staging.as_mut_slice().map_err(cuda("staging memory"))?;
-        let mut work = Vec::with_capacity(planes.len());
-        for (planes, place) in planes.iter().zip(places) {
+        let mut work = Vec::with_capacity(sources.len());
+        for (source, place) in sources.iter().zip(places).filter(|(source, _)| source.is_on_host()) {
             let (mine, others) = std::mem::take(&mut rest).split_at_mut(place.len());
-            work.push((planes, place, mine));
+            work.push((source, place, mine));
             rest = others;
         }
-        let copy = |work: &mut [(&Planes<'_>, &Range<usize>, &mut [u8])]| {
-            for (planes, place, staging) in work {
-                for (rows, start) in rows_of(planes).zip(starts_of(planes, 0)) {
-                    staging[start..start + rows.data.len()].copy_from_slice(rows.data);
+        let bytes = work.iter().map(|(_, place, _)| place.len()).sum::<usize>();
+        let copy = |work: &mut [(&Source<'_>, &Range<usize>, &mut [u8])]| {
+            for (source, place, staging) in work {
+                for (plane, start) in source.planes.iter().zip(source.starts()) {
+                    if let Bytes::Host(data) = plane.bytes {
+                        staging[start..start + data.len()].copy_from_slice(data);
+                    }
                 }
                 stream.context().bind_to_thread().map_err(cuda("copying a picture"))?;
                 // SAFETY: the place lies in `pictures`, and staging memory is not touched before the stream has run.
@@ -181,9 +191,8 @@ impl Preprocessor {
             }
             Ok(())
         };
-        let bytes = places.last().map_or(0, |place| place.end);
         let threads = (bytes / STAGING_SHARE_BYTES).clamp(1, STAGING_THREADS).min(work.len());
-        if threads == 1 {
+        if threads <= 1 {
             return copy(&mut work);
         }
         let share = work.len().div_ceil(threads);
@@ -193,6 +202,22 @@ impl Preprocessor {
             let panicked = || Error::Cuda { what: "copying a picture", error: invalid() };
             started.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
         })
+    }
+
+    /// Puts copies of the planes that are on the device already into the stream.
+    fn copy_on_device(&self, sources: &[Source<'_>], places: &[Range<usize>]) -> Result<(), Error> {
+        let base = self.pictures.device_ptr(&self.stream).0;
+        for (source, place) in sources.iter().zip(places) {
+            for (plane, start) in source.planes.iter().zip(source.starts()) {
+                let Bytes::Device(address) = plane.bytes else { continue };
+                let to = base + (place.start + start) as u64;
+                // SAFETY: the frame vouches for `length` bytes at its address and keeps them alive; the place lies in
+                // `pictures`. The caller keeps the frame until the stream has run.
+                unsafe { result::memcpy_dtod_async(to, address, plane.length, self.stream.cu_stream()) }
+                    .map_err(cuda("copying a picture on the device"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the launches into the stream.
@@ -286,61 +311,28 @@ pub(super) fn table_bytes(axis: &resample::Axis) -> [Vec<u8>; 3] {
     [starts, counts, weights]
 }
 
-/// Page-locked memory and as much on the device.
-fn memory(
-    gpu: &Gpu,
-    stream: &Arc<CudaStream>,
-    bytes: usize,
-) -> Result<(PinnedHostSlice<u8>, CudaSlice<u8>), Error> {
+/// Page-locked memory for pictures on their way to the device.
+fn staging(gpu: &Gpu, bytes: usize) -> Result<PinnedHostSlice<u8>, Error> {
     // SAFETY: bytes need no initial value; nothing reads those that were not written.
-    let staging =
-        unsafe { gpu.context().alloc_pinned(bytes) }.map_err(cuda("page-locked memory for pictures"))?;
-    let pictures = stream.alloc_zeros(bytes).map_err(cuda("memory for pictures"))?;
-    Ok((staging, pictures))
+    unsafe { gpu.context().alloc_pinned(bytes) }.map_err(cuda("page-locked memory for pictures"))
 }
 
-/// The planes in the order of the data.
-pub(super) fn rows_of<'a>(planes: &'a Planes<'a>) -> impl Iterator<Item = &'a PlaneRows<'a>> {
-    match planes {
-        Planes::I420(planes) => planes.iter(),
-        Planes::Nv12(planes) => planes.iter(),
-    }
+/// Memory on the device for the pictures of a batch.
+fn pictures(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, Error> {
+    stream.alloc_zeros(bytes).map_err(cuda("memory for pictures"))
 }
 
-/// Where each picture goes, one after the other.
-fn places_of(planes: &[Planes<'_>]) -> Vec<Range<usize>> {
+/// Where each picture goes, one after the other: those of the host first, as they lie in staging memory.
+fn places_of(sources: &[Source<'_>]) -> Vec<Range<usize>> {
     let mut end = 0;
-    let place = |planes: &Planes<'_>| {
-        let start = end;
-        end += rows_of(planes).map(|rows| rows.data.len().next_multiple_of(ALIGNMENT)).sum::<usize>();
-        start..end
-    };
-    planes.iter().map(place).collect()
-}
-
-/// Where the planes of a picture begin that begins at `start`.
-fn starts_of<'a>(planes: &'a Planes<'a>, start: usize) -> impl Iterator<Item = usize> {
-    rows_of(planes).scan(start, |next, rows| {
-        let start = *next;
-        *next += rows.data.len().next_multiple_of(ALIGNMENT);
-        Some(start)
-    })
-}
-
-pub(super) fn plane_at(address: u64, rows: &PlaneRows<'_>) -> Plane {
-    // Rows of more than 2 GiB do not exist: the data of a frame would not fit.
-    let number = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
-    Plane { data: address, pitch: number(rows.stride), step: 1, row_bytes: number(rows.row_bytes) }
-}
-
-/// Y, U and V as the kernels see them: the samples of an interleaved plane lie two bytes apart.
-pub(super) fn by_sample(planes: &Planes<'_>, on_device: Vec<Plane>) -> [Plane; 3] {
-    let plane = |at: usize| on_device.get(at).copied().unwrap_or_default();
-    match planes {
-        Planes::I420(_) => [plane(0), plane(1), plane(2)],
-        Planes::Nv12(_) => {
-            let u = Plane { step: 2, ..plane(1) };
-            [plane(0), u, Plane { data: u.data + 1, row_bytes: u.row_bytes - 1, ..u }]
+    let mut places = vec![0..0; sources.len()];
+    for on_host in [true, false] {
+        for (place, source) in places.iter_mut().zip(sources) {
+            if source.is_on_host() == on_host {
+                *place = end..end + source.space();
+                end = place.end;
+            }
         }
     }
+    places
 }

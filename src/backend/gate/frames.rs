@@ -7,7 +7,8 @@ use image::{ImageFormat, RgbImage};
 use crate::clock::{Timestamp, UtcMillis};
 use crate::preprocess::color;
 use crate::types::{
-    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, InvalidName, PixelFormat, Pixels, Plane,
+    CameraId, ChromaSiting, ColorMatrix, ColorRange, Frame, HostPlanes, InvalidName, PixelFormat, Pixels,
+    Plane,
 };
 
 const PICTURES: [&[u8]; 3] =
@@ -52,8 +53,8 @@ fn still(picture: &RgbImage, seq: u64, data: Bytes, planes: Vec<Plane>) -> Resul
 
 /// The same picture with interleaved chroma, whose rows lie further apart than those of luma.
 fn nv12_from(frame: Frame) -> Frame {
-    let Pixels::Host { data, planes, .. } = &frame.pixels;
-    let [_, u, v] = planes.as_slice() else { return frame };
+    let Ok(HostPlanes { data, planes, .. }) = frame.pixels.host() else { return frame };
+    let [_, u, v] = planes else { return frame };
     let (width, height) = (frame.width as usize, frame.height as usize);
     let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
     let stride = 2 * chroma_width + 24;

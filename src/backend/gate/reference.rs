@@ -13,7 +13,7 @@ use crate::backend::onnxruntime::OnnxRuntime;
 use crate::backend::{Backend, BackendError, BackendSettings};
 use crate::model::graph::{BatchSize, GraphHead, GraphOptions, TAPS};
 use crate::model::store::{self, Store};
-use crate::types::{Batch, Dense, Features, Frame, Pixels};
+use crate::types::{Batch, Dense, Features, Frame, HostPlanes};
 
 /// Changes whenever the same frames and settings give another file.
 const FORMAT: &str = "standoff-reference-1";
@@ -96,7 +96,8 @@ fn compute(backend: &mut dyn Backend, frames: &[Frame]) -> Result<Vec<Expected>,
 fn fingerprint(frames: &[Frame]) -> String {
     let mut hash = Sha256::new();
     for frame in frames {
-        let Pixels::Host { format, data, planes } = &frame.pixels;
+        // They are part of the program, and on the host.
+        let Ok(HostPlanes { format, data, planes }) = frame.pixels.host() else { continue };
         let words = (frame.width, frame.height, format, planes, frame.matrix, frame.range, frame.siting);
         hash.update(format!("{words:?}"));
         hash.update(data);

@@ -250,7 +250,8 @@ impl Standard {
 /// whose chroma lies in the middle of its four pixels.
 fn mirrored(frame: &Frame) -> Frame {
     let mut out = frame.clone();
-    let Pixels::Host { data, planes, .. } = &mut out.pixels;
+    // Stills are never in a GPU's memory.
+    let Pixels::Host { data, planes, .. } = &mut out.pixels else { return out };
     let mut bytes = data.to_vec();
     let (w, h) = (frame.width as usize, frame.height as usize);
     for (i, plane) in planes.iter().enumerate() {

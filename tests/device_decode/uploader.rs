@@ -1,0 +1,46 @@
+//! An element that decodes on the CPU and brings its pictures into CUDA's memory, under the name of one that decodes on
+//! the GPU: real pictures on the way of those.
+
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer::prelude::*;
+use gstreamer::subclass::prelude::*;
+
+#[derive(Default)]
+pub struct Uploading;
+
+#[glib::object_subclass]
+impl ObjectSubclass for Uploading {
+    const NAME: &'static str = "StandoffTestUploading";
+    type Type = Uploader;
+    type ParentType = gst::Bin;
+}
+
+impl ObjectImpl for Uploading {
+    fn constructed(&self) {
+        self.parent_constructed();
+        let make = |name: &str| gst::ElementFactory::make(name).build().unwrap();
+        let (decoder, upload, there) = (make("avdec_h264"), make("cudaupload"), make("capsfilter"));
+        there.set_property_from_str("caps", "video/x-raw(memory:CUDAMemory)");
+        let bin = self.obj();
+        bin.add_many([&decoder, &upload, &there]).unwrap();
+        gst::Element::link_many([&decoder, &upload, &there]).unwrap();
+        for (element, pad) in [(&decoder, "sink"), (&there, "src")] {
+            let pad = gst::GhostPad::with_target(&element.static_pad(pad).unwrap()).unwrap();
+            bin.add_pad(&pad).unwrap();
+        }
+    }
+}
+
+impl GstObjectImpl for Uploading {}
+impl ElementImpl for Uploading {}
+impl BinImpl for Uploading {}
+
+glib::wrapper! {
+    pub struct Uploader(ObjectSubclass<Uploading>) @extends gst::Bin, gst::Element, gst::Object;
+}
+
+/// Makes it known as `name` in this process.
+pub fn register(name: &str) {
+    gst::Element::register(None, name, gst::Rank::NONE, Uploader::static_type()).unwrap();
+}
