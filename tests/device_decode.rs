@@ -23,7 +23,7 @@ use standoff::ingest::{self, CameraHandle, CameraSource, Decode, Reader, RtspSou
 use standoff::slot::{Batching, HealthBoard, Slots};
 use standoff::types::{CameraHealth, CameraId, CameraState, Frame, PixelFormat, Pixels};
 
-use rtsp::{data, dock, serve, wait_for};
+use rtsp::{LaunchServer, data, dock, serve, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -68,6 +68,11 @@ fn a_gpu_with_too_many_streams_loses_no_camera() {
 #[test]
 fn a_decoder_that_breaks_is_left_for_the_cpu() {
     run_with_fakes("a_decoder_that_stops_giving_pictures", &[("FAKE_NVDEC_BREAKS", "25")]);
+}
+
+#[test]
+fn nothing_that_was_predicted_from_a_lost_picture_is_shown() {
+    run_with_fakes("a_stream_with_losses", &[("FAKE_NVDEC_NONE", "1")]);
 }
 
 /// A camera on its own thread.
@@ -208,7 +213,7 @@ fn uploaded_pictures_to_the_models_input() {
     if !registered("cudaupload") {
         return;
     }
-    uploader::register("nvh264dec");
+    uploader::register("nvh264dec", "avdec_h264");
     let server = serve(&dock());
     let camera = Camera::start("dock", server.url(), Decode::Auto, Reader::Gpu);
     let frames: Vec<Frame> = (0..8).map(|_| camera.frame()).collect();
@@ -286,4 +291,35 @@ fn a_decoder_that_stops_giving_pictures() {
             .filter(|frame| kind(frame) == ("host", PixelFormat::I420))
     });
     println!("decode: the CPU went on with frame {}", frame.seq);
+}
+
+#[test]
+#[ignore = "needs the test doubles; `nothing_that_was_predicted_from_a_lost_picture_is_shown` runs it with them"]
+fn a_stream_with_losses() {
+    if !registered("cudaupload") {
+        return;
+    }
+    uploader::register("nvh265dec", "avdec_h265");
+    let file = data("h265/dock-320x180.mp4");
+    // One RTP packet in twelve does not arrive.
+    let line = format!(
+        "( filesrc location={} ! qtdemux ! h265parse config-interval=-1 ! rtph265pay pt=96 ! \
+         identity name=pay0 drop-probability=0.08 )",
+        file.display()
+    );
+    let Some(server) = LaunchServer::start(&line, &["rtph265pay"]) else { return };
+    let camera = Camera::start("dock", &server.url, Decode::Auto, Reader::Gpu);
+    let clip: Vec<Vec<Vec<u8>>> =
+        Clip::open(&file, camera.id.clone()).unwrap().map(|frame| samples(&frame.unwrap())).collect();
+    let mut numbers: Vec<usize> = vec![];
+    // The clip is played again for each connection.
+    while numbers.len() < 40 {
+        let frame = camera.frame();
+        assert_eq!(kind(&frame).0, "GPU");
+        let picture = samples(&frame);
+        numbers.push(clip.iter().position(|other| *other == picture).expect("a whole frame of the clip"));
+    }
+    let lost = numbers.windows(2).filter(|pair| pair[1] > pair[0] + 1).count();
+    println!("decode: {} frames, whole, beside {lost} gaps: {numbers:?}", numbers.len());
+    assert!(lost > 0);
 }

@@ -19,6 +19,8 @@ mod cuda_memory;
 #[cfg(feature = "gstreamer")]
 mod decoder;
 #[cfg(feature = "gstreamer")]
+mod encoded;
+#[cfg(feature = "gstreamer")]
 mod fault;
 #[cfg(feature = "gstreamer")]
 pub mod gst_log;

@@ -1,8 +1,7 @@
 //! The elements: one chain from encoded video to the appsink, for cameras and for clips. Plugins that are
 //! missing are named with the package that has them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -10,6 +9,7 @@ use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
 use super::decoder::Decoder;
+use super::encoded::Encoded;
 use super::{IngestError, MAX_HEIGHT, MAX_WIDTH, MIN_SIDE, gst_log};
 use crate::types::CameraId;
 
@@ -95,6 +95,7 @@ pub(super) fn package_of(element: &str) -> &'static str {
         "appsink" => "gstreamer1.0-plugins-base",
         "filesrc" | "capsfilter" => "libgstreamer1.0-0",
         _ if element.starts_with("avdec") => "gstreamer1.0-libav",
+        _ if element.starts_with("nvh26") => "gstreamer1.0-plugins-bad",
         _ => "gstreamer1.0-plugins-good",
     }
 }
@@ -114,15 +115,6 @@ pub(super) fn set_if_there(element: &gst::Element, property: &str, value: &str) 
     if element.has_property(property) {
         element.set_property_from_str(property, value);
     }
-}
-
-/// What is known of a stream before it is decoded.
-#[derive(Debug, Default)]
-pub(super) struct Encoded {
-    /// A size that is not accepted.
-    pub oversize: OnceLock<(i32, i32)>,
-    /// Pictures that the decoder was given; whoever takes pictures from it sets this to 0.
-    pub fed: AtomicU64,
 }
 
 /// An appsink that takes decoded pictures as fast as they come, whatever their time; [`add_decoder`] says which.
@@ -173,19 +165,7 @@ pub(super) fn add_decoder(
     decoder.configure(&decoding);
     sink.set_caps(Some(&decoder.caps()));
     if let Some(pad) = parse.static_pad("src") {
-        let encoded = encoded.clone();
-        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER, move |_, info| {
-            if info.buffer().is_some() {
-                encoded.fed.fetch_add(1, Ordering::Relaxed);
-            }
-            if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
-                && let Some(size) = size_out_of_bounds(caps.caps())
-            {
-                // The caps bound refuses it; this only remembers why.
-                let _ = encoded.oversize.set(size);
-            }
-            gst::PadProbeReturn::Ok
-        });
+        encoded.watch(&pad, decoder.on_gpu);
     }
     let mut elements = vec![parse, bound, decoding];
     if let Some(converter) = decoder.converter {
@@ -214,7 +194,8 @@ pub(super) fn add_decoder(
     elements.first().and_then(|first| first.static_pad("sink")).ok_or_else(|| failed("linked"))
 }
 
-fn size_out_of_bounds(caps: &gst::CapsRef) -> Option<(i32, i32)> {
+/// The size in the caps when it is not accepted.
+pub(super) fn size_out_of_bounds(caps: &gst::CapsRef) -> Option<(i32, i32)> {
     let structure = caps.structure(0)?;
     let (width, height) = (structure.get::<i32>("width").ok()?, structure.get::<i32>("height").ok()?);
     let fits = |side: i32, most: u32| u32::try_from(side).is_ok_and(|side| (MIN_SIDE..=most).contains(&side));

@@ -16,8 +16,9 @@ use gstreamer_app as gst_app;
 use super::age::CaptureClock;
 use super::backoff::{Repeats, Say};
 use super::decoder::Decoder;
+use super::encoded::Encoded;
 use super::fault::Seen;
-use super::pipeline::{self, Codec, Encoded};
+use super::pipeline::{self, Codec};
 use super::sample::{self, SampleError};
 use super::supervisor::{Camera, End, Fault};
 use super::{Decode, IngestError, RtspSource};
@@ -74,9 +75,8 @@ impl Progress {
     /// The decoder on the GPU that this session ended by; none when it was something else, or the CPU decoded.
     fn failed_on_gpu(&self, fault: &Fault) -> Option<Decoder> {
         let decoder = self.decoder.get().copied().filter(|decoder| decoder.on_gpu)?;
-        let fed = self.encoded.fed.load(Ordering::Relaxed);
-        let never_gave =
-            self.frames.load(Ordering::Relaxed) == 0 && fed > 0 && fault.reason == Reason::Stalled;
+        let arrived = self.encoded.arrived.load(Ordering::Relaxed) && fault.reason == Reason::Stalled;
+        let never_gave = self.frames.load(Ordering::Relaxed) == 0 && arrived;
         let failed = self.failed.get().is_some() || self.decoding_failed.load(Ordering::Relaxed);
         (failed || never_gave || self.starves()).then_some(decoder)
     }

@@ -12,7 +12,8 @@ use gstreamer_app as gst_app;
 
 use super::IngestError;
 use super::decoder::Decoder;
-use super::pipeline::{self, Codec, Encoded};
+use super::encoded::Encoded;
+use super::pipeline::{self, Codec};
 use super::sample::{self, SampleError};
 use crate::clock::{self, Timestamp, UtcMillis};
 use crate::types::{CameraId, Frame};
