@@ -219,10 +219,12 @@ fn pairs_hold(build: &Build) -> Result<(), String> {
         };
         build.run(Kernel::NearestPair, launch.shape(), &launch);
         let mut expected: Option<(f64, usize, usize)> = None;
-        for i in 0..a_count {
-            for j in 0..b_count {
-                let side = |axis: usize| f64::from(a[axis][i]) - f64::from(b[axis][j]);
-                let distance = side(0).hypot(side(1));
+        let points = |set: &[Vec<f32>; 2]| -> Vec<[f64; 2]> {
+            set[0].iter().zip(&set[1]).map(|(x, y)| [f64::from(*x), f64::from(*y)]).collect()
+        };
+        for (i, p) in points(&a).iter().enumerate() {
+            for (j, q) in points(&b).iter().enumerate() {
+                let distance = (p[0] - q[0]).hypot(p[1] - q[1]);
                 if distance < expected.map_or(f64::INFINITY, |(least, ..)| least) {
                     expected = Some((distance, i, j));
                 }
