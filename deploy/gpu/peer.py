@@ -131,7 +131,7 @@ def main():
     found = {"peer": f"PyTorch {torch.__version__}", "device": torch.cuda.get_device_name(),
              "matmul_tflops": peak_tflops(), "rows": []}
     print(f"peer: {found['peer']}, 8192 x 8192 products at {found['matmul_tflops']:.0f} TFLOP/s", flush=True)
-    for size, shapes in (("S", [(392, 224), (518, 294)]), ("B", [(392, 224)])):
+    for size, shapes in (("S", [(392, 224), (518, 294)]), ("B", [(392, 224), (518, 294)])):
         eager = Heads(size, outputs).half().cuda().eval()
         for width, height in shapes:
             for batch in (1, 2, 4, 8, 16, 32):

@@ -278,8 +278,16 @@ fn batches_by_graph() {
                 .iter()
                 .map(|frame| standoff::types::Frame { seq: round as u64, ..shifted(frame, round as u8) })
                 .collect();
+            // Every other batch of a kind lies on the device, each time elsewhere.
+            let given: Result<Vec<Frame>, String> = frames
+                .iter()
+                .map(|frame| if round % 2 == 0 { Ok(frame.clone()) } else { gpu.hold(frame) })
+                .collect::<Result<_, _>>()
+                .map_err(|error| error.to_string());
             count += 1;
-            match backend.infer(&Batch { frames: frames.clone() }) {
+            let inferred =
+                given.and_then(|frames| backend.infer(&Batch { frames }).map_err(|error| error.to_string()));
+            match inferred {
                 Err(error) => {
                     println!("failed: {error}");
                     failed += 1;

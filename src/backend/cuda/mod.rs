@@ -3,6 +3,7 @@
 //! Owned by the `infer` thread.
 
 pub mod driver;
+mod held;
 pub mod host;
 pub mod launch;
 pub mod picture;
