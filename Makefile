@@ -55,6 +55,8 @@ model: build
 lint: packages
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --no-default-features --features gstreamer -- -D warnings
+	cargo clippy --release --no-default-features --features cuda,tensorrt -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 
 clean:

@@ -5,7 +5,11 @@ use gstreamer as gst;
 
 use super::pipeline::{Codec, set_if_there};
 use super::sample::Keep;
-use super::{Decode, Reader, cuda_memory, nvmm};
+use super::{Decode, Reader};
+#[cfg(feature = "cuda")]
+use super::{cuda_memory, nvmm};
+#[cfg(not(feature = "cuda"))]
+use super::{without_cuda as cuda_memory, without_cuda as nvmm};
 
 /// NVDEC's decoders in GStreamer's own plugin. Up to 1.22 the ones that leave parsing to GStreamer, and so give each
 /// picture at once, have names of their own; since 1.24 there are no others.

@@ -13,8 +13,7 @@ pub mod stills;
 mod supervisor;
 pub mod url;
 
-#[cfg(feature = "gstreamer")]
-#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
+#[cfg(all(feature = "gstreamer", feature = "cuda"))]
 mod cuda_memory;
 #[cfg(feature = "gstreamer")]
 mod decoder;
@@ -26,8 +25,7 @@ mod fault;
 pub mod gst_log;
 #[cfg(feature = "gstreamer")]
 mod inventory;
-#[cfg(feature = "gstreamer")]
-#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
+#[cfg(all(feature = "gstreamer", feature = "cuda"))]
 mod nvmm;
 #[cfg(feature = "gstreamer")]
 mod pipeline;
@@ -37,6 +35,8 @@ mod sample;
 mod session;
 #[cfg(feature = "gstreamer")]
 mod video;
+#[cfg(all(feature = "gstreamer", not(feature = "cuda")))]
+mod without_cuda;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -47,8 +47,10 @@ pub(super) struct Camera {
     pub id: CameraId,
     pub latency: Duration,
     /// Who reads the pictures.
+    #[cfg_attr(not(feature = "gstreamer"), expect(dead_code, reason = "image folders have no decoder"))]
     pub reader: Reader,
     /// The GPU's decoder failed: from then on the CPU decodes.
+    #[cfg_attr(not(feature = "gstreamer"), expect(dead_code, reason = "image folders have no decoder"))]
     pub gpu_failed: AtomicBool,
     pub slots: Arc<Slots>,
     /// Numbers the frames across sessions.

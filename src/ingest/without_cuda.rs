@@ -8,7 +8,6 @@ pub(super) fn works() -> bool {
     false
 }
 
-#[allow(dead_code, reason = "of one of the two")]
 pub(super) fn give_context(_element: &gst::Element) {}
 
 pub(super) fn keep(
