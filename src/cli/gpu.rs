@@ -105,14 +105,22 @@ fn check(out: &Path, kernels_only: bool, once: bool) -> anyhow::Result<ExitCode>
     let device = describe(&gpu)?;
     println!("{}, compute capability {}, {}", device.name, device.capability, device.driver);
     let kernels = kernels::check(&gpu, once)?;
-    let mut good = kernels.good();
-    let models = if kernels_only { None } else { Some(models::check(&gpu)?) };
-    good &= models.as_ref().is_none_or(models::Models::good);
     let program = env!("CARGO_PKG_VERSION").to_owned();
-    let check = Check { program, when: clock::utc().to_string(), device, kernels, models };
+    let mut check = Check { program, when: clock::utc().to_string(), device, kernels, models: None };
     let file = out.join("check.json");
-    fs::write(&file, serde_json::to_string_pretty(&check)?)
-        .with_context(|| format!("{} cannot be written", file.display()))?;
+    // Again after each step: what was measured outlives a time limit.
+    let write = |check: &Check| {
+        fs::write(&file, serde_json::to_string_pretty(check)?)
+            .with_context(|| format!("{} cannot be written", file.display()))
+    };
+    write(&check)?;
+    if !kernels_only {
+        models::check(&gpu, &mut |models| {
+            check.models = Some(models.clone());
+            write(&check)
+        })?;
+    }
+    let good = check.kernels.good() && check.models.as_ref().is_none_or(models::Models::good);
     println!("{}: {}", file.display(), if good { "everything agrees" } else { "SOMETHING IS WRONG" });
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

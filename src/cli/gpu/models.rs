@@ -30,7 +30,7 @@ const MEASURED: Duration = Duration::from_millis(500);
 const LEAST_RUNS: usize = 10;
 
 /// What was found.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Models {
     /// Heads: name and values a patch before a softmax.
     pub heads: BTreeMap<String, usize>,
@@ -41,7 +41,7 @@ pub struct Models {
 }
 
 /// Whether a backend can be used.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackendFound {
     /// "TensorRT in 16 bits".
     pub what: String,
@@ -58,7 +58,7 @@ pub struct BackendFound {
 }
 
 /// One speed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Speed {
     /// "S" or "B".
     pub model: String,
@@ -89,8 +89,8 @@ impl Models {
     }
 }
 
-/// Compares and measures.
-pub fn check(gpu: &Gpu) -> anyhow::Result<Models> {
+/// Compares and measures; `save` is given all there is after each step.
+pub fn check(gpu: &Gpu, save: &mut dyn FnMut(&Models) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let heads = shipped::graph_heads()?;
     let outputs = heads.iter().map(|head| (head.name.clone(), head.bias.len())).collect();
     let mut found = Models { heads: outputs, backends: vec![], speed: vec![] };
@@ -138,6 +138,7 @@ pub fn check(gpu: &Gpu) -> anyhow::Result<Models> {
         let standing = seen.problem.as_ref().or(seen.rejected.as_ref());
         println!("  {what}: {}", standing.map_or("agrees with the CPU", String::as_str));
         found.backends.push(seen);
+        save(&found)?;
     }
     // The fastest of each runtime; both precisions of none.
     usable.dedup_by_key(|(runtime, _)| *runtime);
@@ -160,10 +161,11 @@ pub fn check(gpu: &Gpu) -> anyhow::Result<Models> {
                     Ok(mut backend) => measure_all(gpu, backend.as_mut(), name, input, &mut found.speed)?,
                     Err(why) => println!("  ViT-{name} {} x {}: {why}", input[0], input[1]),
                 }
+                save(&found)?;
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn measure_all(
