@@ -17,7 +17,7 @@ use crate::backend::tensorrt::cache::Cache;
 use crate::backend::tensorrt::child;
 use crate::backend::tensorrt::job::{Job, Limits};
 use crate::backend::tensorrt::library::{self, Library};
-use crate::backend::tensorrt::plan::BuiltFor;
+use crate::backend::tensorrt::plan::{self, BuiltFor};
 use crate::backend::tensorrt::{DriverState, LibraryError};
 use crate::clock;
 use crate::heads::shipped;
@@ -68,6 +68,10 @@ pub struct Build {
     /// A graph of your own instead of the model's (its input must take the size and batch)
     #[arg(long, value_name = "FILE")]
     onnx: Option<PathBuf>,
+    /// A plan that trtexec made on this machine of the graph that `--batch` and `--precision` name: taken as it is when
+    /// its inputs and outputs are right
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "onnx"])]
+    plan: Option<PathBuf>,
     /// Build also what is there already
     #[arg(long)]
     again: bool,
@@ -184,6 +188,15 @@ fn build_one(
         }
     };
     let cache = Cache::of(store);
+    if let Some(file) = &arguments.plan {
+        let (_, bytes) = plan::read_any(file)?;
+        inspect::try_here(library, &bytes, job.tensors.as_ref())
+            .with_context(|| format!("{} is not taken for {job}", file.display()))?;
+        let about = format!("{}, from {}", job.about, file.display());
+        let path = cache.put(job.key.clone(), &about, job.tensors.clone(), &bytes)?;
+        println!("taken: {job} from {}: {}", file.display(), path.display());
+        return Ok(());
+    }
     if !arguments.again
         && let Ok((path, _)) = job.find(&cache)
     {

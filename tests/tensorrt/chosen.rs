@@ -20,7 +20,8 @@ use standoff::model::graph::Precision;
 use standoff::model::store::Store;
 use standoff::types::Batch;
 
-use super::double::{Picture, SIZE, fake_plan, heads, run, samples};
+use super::double::{Picture, SIZE, doubles, fake_plan, heads, pictures, run, samples, with_doubles};
+use super::support::{OwnStore, said};
 
 /// Where `depth` is among the outputs: after `cls` and `segment`.
 const DEPTH: usize = 2;
@@ -154,5 +155,38 @@ fn the_best_plan_that_gives_right_numbers_runs() {
 
         let damaged = line("damaged");
         assert!(damaged.starts_with("not_installed: ") && damaged.contains("is damaged"), "{damaged}");
+    }
+}
+
+#[test]
+fn a_plan_of_trtexec_is_taken_into_the_cache_and_found_there() {
+    let Some(store) = OwnStore::new() else { return };
+    let plan = fake_plan(1, true, &pictures(&frames::frames().unwrap()[..1]));
+    let bare = store.path().join("trtexec.engine");
+    fs::write(&bare, &plan).unwrap();
+    for (kind, library) in &doubles().1 {
+        let build = |size: &str, more: &[&str]| {
+            let plan = ["engine", "build", "--size", size, "--plan", bare.to_str().unwrap()];
+            let mut command = store.command(&[plan.as_slice(), more].concat());
+            with_doubles(&mut command, library);
+            let output = command.output().unwrap();
+            (output.status.code(), said(&output))
+        };
+        let (code, words) = build("392x224", &[]);
+        assert!(
+            code == Some(1) && words.contains("is not taken for dinov2-small 392x224 batch 1"),
+            "{words}"
+        );
+        let before = store.engines().len();
+        let (code, words) = build("196x112", &[]);
+        assert!(code == Some(0) && words.contains("taken: dinov2-small 196x112 batch 1 mixed"), "{words}");
+        assert_eq!(store.engines().len(), before + 1, "{kind}");
+        let entries = Cache::of(&store.store()).list();
+        let device = Device { name: "no GPU but a test double".to_owned(), capability: 86 };
+        let found = entries.iter().filter_map(|entry| entry.header.as_ref().ok()).find(|header| {
+            header.key.library.kind == *kind && header.key.built_for == BuiltFor::Gpu(device.clone())
+        });
+        let found = found.unwrap_or_else(|| panic!("{kind}: {entries:?}"));
+        assert_eq!((found.key.batch, found.key.precision.as_str()), (1, "mixed"));
     }
 }

@@ -139,7 +139,7 @@ pub fn samples(frames: &[Frame]) -> Vec<Vec<f32>> {
 }
 
 /// The frames with outputs that no model gives, each value another one.
-fn pictures(frames: &[Frame]) -> Vec<Picture> {
+pub fn pictures(frames: &[Frame]) -> Vec<Picture> {
     let lengths: Vec<usize> =
         std::iter::once(DIM).chain(heads().iter().map(|(_, channels)| PATCHES * channels)).collect();
     let mut next = 0.0;

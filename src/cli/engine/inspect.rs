@@ -147,7 +147,7 @@ pub fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
 }
 
 /// Deserialises a plan, compares its inputs and outputs with what is needed and makes it ready to run.
-fn try_here(library: &Library, plan: &[u8], wanted: Option<&Wanted>) -> anyhow::Result<String> {
+pub fn try_here(library: &Library, plan: &[u8], wanted: Option<&Wanted>) -> anyhow::Result<String> {
     let engine = Engine::deserialize(library, plan)?;
     let found = engine.tensors();
     if let Some(wanted) = wanted {
