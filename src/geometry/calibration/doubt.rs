@@ -20,6 +20,8 @@ pub(super) const MATERIAL: f64 = 9.2;
 const OFF: f64 = 5.0;
 /// Another item would explain it as well when leaving that out leaves less than so many times as much.
 const AS_WELL: f64 = 4.0;
+/// When half of the items are off by more than this share of the picture's width, it is not one item that is wrong.
+const HOPELESS: f64 = 0.25;
 /// So many items with the largest residuals are in question.
 const QUESTIONED: usize = 12;
 
@@ -47,7 +49,8 @@ pub(super) fn wrong_item(
     let spare_after =
         |item: Item| fit.spare().checked_sub(if matches!(item, Item::Length(_)) { 1 } else { 2 });
     let mut trials: Vec<(f64, usize, Item, Camera)> = Vec::new();
-    if cost < GROSS * variance {
+    let median_px = order.get(order.len() / 2).map_or(0.0, |&index| residual_px[index]);
+    if cost < GROSS * variance || median_px > HOPELESS * camera.lens.width_px {
         return None;
     }
     for &index in order.iter().take(QUESTIONED) {
