@@ -65,6 +65,15 @@ pub struct CameraSetup {
     pub profile: Option<Arc<Profile>>,
 }
 
+impl CameraSetup {
+    /// Watches its view.
+    fn watch(&self) -> View {
+        let lens = self.site.calibration.as_ref().map(|calibration| calibration.camera.lens);
+        let focal = lens.map(|lens| lens.fx_px / lens.width_px);
+        View::new(self.view, self.profile.clone()).with_focal(focal)
+    }
+}
+
 /// What there is to say after a step or a tick.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -353,7 +362,7 @@ pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
 impl CameraRun {
     fn new(setup: CameraSetup, start: UtcMillis) -> Self {
         let rules = setup.rules.iter().map(|settings| RuleRun::new(settings.clone(), start)).collect();
-        let view = View::new(setup.view, setup.profile.clone());
+        let view = setup.watch();
         Self {
             setup,
             rules,
@@ -376,7 +385,8 @@ impl CameraRun {
         match self.view.fault() {
             Some(reason) if before.is_none() => {
                 METRICS.view_faults.of(&[camera, &reason]).inc();
-                tracing::warn!(%camera, seq = frame.seq, %reason, "the view is no evidence any more");
+                let detail = self.view.drift().map(|drift| drift.to_string());
+                tracing::warn!(%camera, seq = frame.seq, %reason, detail, "the view is no evidence any more");
             }
             None if before.is_some() => {
                 tracing::info!(%camera, seq = frame.seq, "the view is evidence again");
@@ -436,7 +446,11 @@ impl CameraRun {
             camera: id.clone(),
             state: health.map_or(CameraState::Connecting, |health| health.state),
             reason: health.map_or(Some(Reason::Starting), fault),
-            detail: health.map_or_else(String::new, |health| health.detail.clone()),
+            detail: health
+                .map(|health| health.detail.clone())
+                .filter(|detail| !detail.is_empty())
+                .or_else(|| self.view.drift().map(|drift| drift.to_string()))
+                .unwrap_or_default(),
             analysed_fps: self.analysed.len() as f64 / RATE_WINDOW.as_secs_f64(),
             frame_age_s: self.newest.map(|newest| now.mono.since(newest).as_secs_f64()),
             dropped: around.dropped.get(id).copied().unwrap_or(0),

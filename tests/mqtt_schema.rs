@@ -255,8 +255,12 @@ fn every_health_is_as_the_page_says() {
     use CameraState::{Backoff, Connecting, Ended, Live, Refused, Stalled};
     let schema = &page()["health"].1;
     for state in [Connecting, Live, Stalled, Backoff, Refused, Ended] {
-        let seen =
-            ViewStatus { fault: Some(Reason::WashedOut), frozen: Monitor::On, detail: Monitor::Learning };
+        let seen = ViewStatus {
+            fault: Some(Reason::WashedOut),
+            frozen: Monitor::On,
+            detail: Monitor::Learning,
+            moved: Monitor::On,
+        };
         for (reason, age, view) in
             [(None, Some(0.2), seen), (Some(Reason::AuthFailed), None, ViewStatus::default())]
         {

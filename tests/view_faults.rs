@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(feature = "gstreamer")]
 
+#[path = "view_faults/moved.rs"]
+mod moved;
 #[path = "view_faults/pictures.rs"]
 mod pictures;
 
@@ -24,6 +26,7 @@ use standoff::analysis::{Analysis, CameraSetup, Surroundings};
 use standoff::clock::{self, Now, Timestamp, UtcMillis};
 use standoff::config::{self, Config};
 use standoff::ingest::clip::Clip;
+use standoff::outbox::Statement;
 use standoff::types::{
     CameraHealth, CameraId, CameraState, Features, Frame, Grid, PixelTransform, Reason, StageTimes, State,
     Transition,
@@ -157,10 +160,17 @@ struct Path_ {
     ticked: Timestamp,
     /// Every change of the rule's state, with the time at which it was said.
     said: Vec<(Timestamp, Transition)>,
+    /// The last line for people about a camera that was moved.
+    detail: String,
 }
 
 impl Path_ {
     fn new(profile: Option<Arc<Profile>>) -> Self {
+        Self::of(profile, None)
+    }
+
+    /// With another lens than the demo's.
+    fn of(profile: Option<Arc<Profile>>, lens: Option<standoff::geometry::Lens>) -> Self {
         let text =
             std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/dock-demo.yaml"))
                 .unwrap();
@@ -175,13 +185,11 @@ impl Path_ {
         let mut rules = dock.rules.clone();
         rules.truncate(1);
         rules[0].when.clear();
-        let setup = CameraSetup {
-            id: camera(),
-            site: dock.site.clone(),
-            rules,
-            view: ViewSettings::default(),
-            profile,
-        };
+        let mut site = dock.site.clone();
+        if let (Some(calibration), Some(lens)) = (&mut site.calibration, lens) {
+            calibration.camera.lens = lens;
+        }
+        let setup = CameraSetup { id: camera(), site, rules, view: ViewSettings::default(), profile };
         let health = CameraHealth {
             state: CameraState::Live,
             reason: None,
@@ -191,7 +199,7 @@ impl Path_ {
         };
         let around = Surroundings { health: BTreeMap::from([(camera(), health)]), ..Surroundings::default() };
         let analysis = Analysis::new(TimeZone::UTC, vec![], vec![setup], UtcMillis(0));
-        Self { analysis, around, ticked: Timestamp::default(), said: vec![] }
+        Self { analysis, around, ticked: Timestamp::default(), said: vec![], detail: String::new() }
     }
 
     fn show(&mut self, frame: Frame) {
@@ -202,6 +210,13 @@ impl Path_ {
             self.said.extend(output.transitions.into_iter().map(|transition| (self.ticked, transition)));
         }
         let output = self.analysis.step(at(now), features(frame), &self.around);
+        for statement in &output.statements {
+            if let Statement::Camera(status) = statement
+                && !status.detail.is_empty()
+            {
+                self.detail.clone_from(&status.detail);
+            }
+        }
         self.said.extend(output.transitions.into_iter().map(|transition| (now, transition)));
     }
 

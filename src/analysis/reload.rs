@@ -11,7 +11,6 @@ use crate::heads::Head;
 use crate::outbox::{Gone, Statement};
 use crate::rules::RuleMemory;
 use crate::types::{CameraId, PairId, RuleId};
-use crate::view::View;
 
 /// A new configuration, as far as the analysis has to know it.
 pub struct Reconfigure {
@@ -103,8 +102,10 @@ impl CameraRun {
     fn follow(&mut self, setup: CameraSetup, now: Now, output: &mut Output) {
         let id = setup.id.clone();
         let old = std::mem::replace(&mut self.setup, setup);
-        if (old.view, &old.profile) != (self.setup.view, &self.setup.profile) {
-            self.view = View::new(self.setup.view, self.setup.profile.clone());
+        let watched =
+            |setup: &CameraSetup| (setup.view, setup.profile.clone(), setup.site.calibration.clone());
+        if watched(&old) != watched(&self.setup) {
+            self.view = self.setup.watch();
         }
         let mut before = std::mem::take(&mut self.rules);
         for settings in &self.setup.rules {

@@ -47,7 +47,7 @@ fn camera_line(camera: &Camera) -> String {
     };
     let calibration = match &camera.site.calibration {
         Some(calibration) => format!(
-            "calibrated by {} points (reprojection error {:.2} px)",
+            "calibrated by {} measurements (reprojection error {:.2} px)",
             calibration.residual_px.len(),
             calibration.rms_px
         ),

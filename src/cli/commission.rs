@@ -141,7 +141,7 @@ fn watch<'a>(cameras: &[&'a Camera], length: Duration) -> anyhow::Result<Watched
 
 fn heading() -> String {
     format!(
-        "{:<16}  {:>9}  {:>8}  {:>10}  {:>12}  {:>9}  frozen  covered, blurred",
+        "{:<16}  {:>9}  {:>8}  {:>10}  {:>12}  {:>9}  frozen   covered, blurred  moved",
         "camera", "size", "pictures", "brightness", "with detail", "stillest"
     )
 }
@@ -153,7 +153,7 @@ fn row(id: &CameraId, profile: &Profile) -> String {
     let (tiles, fewest) = profile.detail_tiles();
     let monitored = |on: bool| if on { "noticed" } else { "NOT" };
     format!(
-        "{:<16}  {:>9}  {:>8}  {:>10}  {:>12}  {:>8.0}%  {:<7} {}",
+        "{:<16}  {:>9}  {:>8}  {:>10}  {:>12}  {:>8.0}%  {:<8} {:<17} {}",
         id.to_string(),
         format!("{width}x{height}"),
         profile.pictures,
@@ -162,5 +162,6 @@ fn row(id: &CameraId, profile: &Profile) -> String {
         profile.stillest * 100.0,
         monitored(profile.frozen_below().is_some()),
         monitored(tiles >= fewest),
+        monitored(profile.is_moved_noticed()),
     )
 }

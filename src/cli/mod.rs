@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod audit;
 pub mod bench;
+pub mod calibrate;
 pub mod check;
 pub mod commission;
 #[cfg(feature = "demo")]
@@ -52,6 +53,8 @@ pub enum Command {
     Alarm(alarm::AlarmArguments),
     /// Name everything that is wrong with a configuration
     Check(check::Args),
+    /// Say where a camera is by what was measured on its floor, how good that is, and draw a grid of metres to look at
+    Calibrate(calibrate::CalibrateArguments),
     /// Measure what the cameras' views normally are, while they are known to be good
     Commission(commission::CommissionArguments),
     /// Watch a clip played as a live camera, alarms over a broker of its own, and compare with the truth
@@ -94,6 +97,7 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Run { config } => run::run(config),
         Command::Alarm(arguments) => alarm::run(arguments),
         Command::Check(arguments) => Ok(check::run(arguments)),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Commission(arguments) => commission::run(arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),

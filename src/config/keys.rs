@@ -88,6 +88,9 @@ const fn default(name: &'static str, kind: Kind, text: &'static str, doc: &'stat
 
 const METRES: Kind = Kind::Number { min: 0.0, max: 1000.0 };
 const PIXELS: Kind = Kind::Number { min: -100_000.0, max: 100_000.0 };
+const BEND: Kind = Kind::Number { min: -5.0, max: 5.0 };
+const LENGTH_M: Kind = Kind::Number { min: 0.01, max: 1000.0 };
+const HEIGHT: Kind = Kind::Number { min: -100.0, max: 100.0 };
 const FOCAL: Kind = Kind::Number { min: 1.0, max: 1_000_000.0 };
 
 /// The whole file.
@@ -416,6 +419,11 @@ static CAMERA: Section = Section {
             "Where the floor is. Without it there are no metres and every rule stays unknown.",
         ),
         optional(
+            "floors",
+            Kind::List(&FLOOR),
+            "Pieces of floor at their heights, such as a dock above a yard. A thing stands on the first whose area holds it. Without any the floor is at 0 everywhere.",
+        ),
+        optional(
             "edges",
             Kind::Named(&EDGE),
             "Lines on the floor that things may come too close to, by name.",
@@ -443,8 +451,8 @@ static VIEW: Section = Section {
     ],
 };
 
-static CALIBRATION: Section = Section {
-    about: "Pixels to metres: the lens by `hfov_deg` or `intrinsics`, the pose by at least four points on the floor.",
+pub(super) static CALIBRATION: Section = Section {
+    about: "Pixels to metres: the pose by what was measured on the floor, the lens by `hfov_deg` or `intrinsics`; without either its focal length is found as well. `standoff calibrate` says how good it is: [calibration.md](calibration.md).",
     keys: &[
         required(
             "size",
@@ -457,10 +465,26 @@ static CALIBRATION: Section = Section {
             "Horizontal field of view in degrees, from the camera's data sheet. The axis is taken as the middle.",
         ),
         optional("intrinsics", Kind::Section(&INTRINSICS), "The lens as measured, instead of `hfov_deg`."),
-        required(
+        default(
+            "distortion",
+            Kind::Text,
+            "given",
+            "`solve` finds the radial distortion k1 and k2 from at least 6 points (8 for k2), where they show any; `given` takes that of `intrinsics`, or none.",
+        ),
+        optional(
             "points",
             Kind::List(&POINT),
-            "At least four places on the floor, seen in the picture and measured on the floor, not on one line.",
+            "Places on the floor, seen in the picture and measured on the floor, not on one line. At least four, or fewer with `lengths` and `uprights`.",
+        ),
+        optional(
+            "lengths",
+            Kind::List(&LENGTH),
+            "Distances between two places of the floor. Without points the origin is below the camera and y is where it looks.",
+        ),
+        optional(
+            "uprights",
+            Kind::List(&UPRIGHT),
+            "Vertical things of known height that stand on the floor.",
         ),
     ],
 };
@@ -472,6 +496,8 @@ static INTRINSICS: Section = Section {
         required("fy", FOCAL, "Focal length along a column, pixels."),
         required("cx", PIXELS, "Column of the axis, pixels from the left edge."),
         required("cy", PIXELS, "Row of the axis, pixels from the top edge."),
+        default("k1", BEND, "0", "Radial distortion: `r (1 + k1 r^2 + k2 r^4)`, as OpenCV has it."),
+        default("k2", BEND, "0", "Its second coefficient."),
     ],
 };
 
@@ -484,7 +510,40 @@ static POINT: Section = Section {
             "Where it is in the picture: `[x, y]` in pixels from the top left corner.",
         ),
         required("floor_m", Kind::Point, "Where it is on the floor: `[x, y]` in metres, z up, any origin."),
+        default("height_m", HEIGHT, "0", FLOOR_HEIGHT),
         optional("what", Kind::Text, "A note for people."),
+    ],
+};
+
+const FLOOR_HEIGHT: &str = "Height of the floor that it is on, metres: a yard below the dock has another.";
+
+static LENGTH: Section = Section {
+    about: "One distance on the floor.",
+    keys: &[
+        required("from_pixel", Kind::Point, "Where it begins in the picture: `[x, y]`."),
+        required("to_pixel", Kind::Point, "Where it ends."),
+        required("length_m", LENGTH_M, "How long it is, metres."),
+        default("height_m", HEIGHT, "0", FLOOR_HEIGHT),
+        optional("what", Kind::Text, "A note for people."),
+    ],
+};
+
+static UPRIGHT: Section = Section {
+    about: "One vertical thing: a post, the edge of a door frame.",
+    keys: &[
+        required("foot_pixel", Kind::Point, "Where it meets the floor in the picture: `[x, y]`."),
+        required("top_pixel", Kind::Point, "Its top, straight above that."),
+        required("tall_m", LENGTH_M, "From foot to top, metres."),
+        default("height_m", HEIGHT, "0", FLOOR_HEIGHT),
+        optional("what", Kind::Text, "A note for people."),
+    ],
+};
+
+static FLOOR: Section = Section {
+    about: "One horizontal piece of floor.",
+    keys: &[
+        default("height_m", HEIGHT, "0", "Its height, metres."),
+        optional("area_m", Kind::Line, "Its corners on the ground, metres. Without them it is everywhere."),
     ],
 };
 

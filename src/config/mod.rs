@@ -11,6 +11,7 @@ mod problem;
 mod read;
 mod resolve;
 mod source;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -38,6 +39,7 @@ use crate::view::ViewSettings;
 pub use docs::{json_schema, reference};
 pub use problem::{Origin, Problem, Problems};
 pub use source::{Change, Source};
+pub use survey::Survey;
 
 /// A time with its unit, as it is written in the configuration: `500ms`, `1.5s`, `2m`, `1h`.
 ///

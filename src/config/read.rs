@@ -226,6 +226,11 @@ impl<'a> Reader<'a> {
         Reader::open(section, self.value(key).unwrap_or(&EMPTY), self.path_of(key), self.report)
     }
 
+    /// The path and the value of a key, as they stand there.
+    pub(super) fn raw(&self, key: &str) -> Option<(String, &'a Value)> {
+        Some((self.path_of(key), self.value(key)?))
+    }
+
     /// Sections by name, in the order of the file.
     pub(super) fn named(&self, key: &str) -> Vec<(&'a str, Reader<'a>)> {
         let (Some(Kind::Named(section)), Some(value)) = (self.kind(key), self.value(key)) else {

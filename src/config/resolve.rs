@@ -10,14 +10,13 @@ use sha2::{Digest, Sha256};
 use super::keys;
 use super::problem::nearest;
 use super::read::{Reader, Report, duration_of};
+use super::survey;
 use super::yaml::Value;
 use super::{Camera, Config, ModelSettings, Privacy, Source, Surroundings, text_of};
 use crate::album::Limits;
 use crate::audit::AuditSettings;
 use crate::backend::Wanted;
-use crate::geometry::calibration::{self, Calibration, FloorPoint};
-use crate::geometry::camera::Lens;
-use crate::geometry::{Edge, Pair, PairEnd, Site};
+use crate::geometry::{Edge, FloorPlane, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, Decode, RtspSource, StreamUrl};
 use crate::model::graph::Precision;
 use crate::outbox::OutboxSettings;
@@ -413,11 +412,12 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
     let camera_latency = section.duration("camera_latency");
     let stale_after = section.duration("stale_after");
     let calibration = if section.has("calibration") {
-        section.section("calibration").and_then(|section| calibrated(&section))
+        section.section("calibration").and_then(|section| survey::calibrated(&section))
     } else {
         None
     };
     let view = section.section("view").and_then(|section| view(&section));
+    let planes = floors(section);
     let edges: Vec<Edge> =
         section.named("edges").iter().filter_map(|(name, edge_)| edge(name, edge_)).collect();
     let edge_names: Vec<&str> = section.names("edges");
@@ -434,7 +434,7 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
         source: source?,
         camera_latency: camera_latency?,
         stale_after: stale_after?,
-        site: Site { calibration, edges, pairs, planes: vec![] },
+        site: Site { calibration, edges, pairs, planes },
         rules,
         view: view?,
     })
@@ -445,12 +445,25 @@ fn view(section: &Reader<'_>) -> Option<ViewSettings> {
     Some(ViewSettings { enabled: enabled?, after: after? })
 }
 
+/// The pieces of floor; none when none is configured.
+pub(super) fn floors(section: &Reader<'_>) -> Vec<FloorPlane> {
+    let floor = |floor: &Reader<'_>| {
+        let area_m = if floor.has("area_m") { floor.line("area_m")? } else { vec![] };
+        if (1..3).contains(&area_m.len()) {
+            floor.wrong_key("area_m", "at least three corners are wanted");
+            return None;
+        }
+        Some(FloorPlane { height_m: floor.number("height_m")?, area_m })
+    };
+    section.list("floors").iter().filter_map(floor).collect()
+}
+
 /// A name that the user gave to a section.
 fn named<T>(section: &Reader<'_>, name: Result<T, InvalidName>) -> Option<T> {
     name.map_err(|error| section.wrong(error.to_string())).ok()
 }
 
-fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
+pub(super) fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
     let there: Vec<&str> = ["url", "file", "images"].into_iter().filter(|key| section.has(key)).collect();
     let password = password(section, around);
     let username = section.text("username");
@@ -498,55 +511,6 @@ fn source(section: &Reader<'_>, around: &Surroundings) -> Option<CameraSource> {
                 section.wrong_key(key, "only one of `url`, `file` and `images` can be");
             }
             None
-        }
-    }
-}
-
-fn calibrated(section: &Reader<'_>) -> Option<Calibration> {
-    let lens = lens(section);
-    let points = section.list("points");
-    if section.has("points") && points.len() < 4 {
-        section.wrong_key("points", format!("there are {}; at least four are wanted", points.len()));
-        return None;
-    }
-    let points: Vec<FloorPoint> = points
-        .iter()
-        .filter_map(|point| {
-            Some(FloorPoint {
-                pixel: point.point("pixel")?,
-                ground_m: point.point("floor_m")?,
-                height_m: 0.0,
-            })
-        })
-        .collect();
-    calibration::calibrate(&lens?, &points)
-        .map_err(|error| section.wrong_key("points", error.to_string()))
-        .ok()
-}
-
-fn lens(section: &Reader<'_>) -> Option<Lens> {
-    let size = section.size("size").map(|(width, height)| (f64::from(width), f64::from(height)));
-    let hfov = section.number("hfov_deg").map(f64::to_radians);
-    match (section.has("hfov_deg"), section.has("intrinsics")) {
-        (true, true) => {
-            section.wrong_key("intrinsics", "there is also `hfov_deg`; one of the two must go");
-            None
-        }
-        (false, false) => {
-            section.wrong("one of `hfov_deg` and `intrinsics` is missing");
-            None
-        }
-        (true, false) => {
-            let (width_px, height_px) = size?;
-            Some(Lens::from_horizontal_fov(width_px, height_px, hfov?))
-        }
-        (false, true) => {
-            let lens = section.section("intrinsics")?;
-            let ((fx, fy), (cx, cy)) =
-                ((lens.number("fx"), lens.number("fy")), (lens.number("cx"), lens.number("cy")));
-            let (width_px, height_px) = size?;
-            let (fx_px, fy_px, cx_px, cy_px) = (fx?, fy?, cx?, cy?);
-            Some(Lens { width_px, height_px, fx_px, fy_px, cx_px, cy_px, k1: 0.0, k2: 0.0 })
         }
     }
 }

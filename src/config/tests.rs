@@ -132,9 +132,9 @@ fn each_fault_has_its_message() {
         (
             "        - {pixel: [548.8, 352.89], floor_m: [2.0, 9.0]}\n",
             "",
-            "points: there are 3; at least four are wanted",
+            "points: calibration has 3 floor points: give at least 4",
         ),
-        ("hfov_deg: 70", "", "one of `hfov_deg` and `intrinsics` is missing"),
+        ("hfov_deg: 70", "", "floor points and no lens: give `hfov_deg`"),
         ("password: 007", "password: 1\n    password_file: x", "password_file: there is also a `password`"),
         ("password: 007", "password_file: no/such", "password_file: the file cannot be read"),
         (

@@ -4,6 +4,7 @@
 mod annotate;
 mod blur;
 mod canvas;
+mod floor;
 mod lines;
 mod plot;
 mod sheet;
@@ -19,6 +20,7 @@ use image::{ImageFormat, RgbImage};
 
 pub use annotate::{Annotation, Banner, LineMark, ThingMark, annotate};
 pub use blur::blur;
+pub use floor::{FloorMark, RESIDUAL_FACTOR, floor};
 pub use lines::{LinePlot, plot_lines};
 pub use plot::{DistancePlot, PlotSample, plot_distance};
 pub use sheet::contact_sheet;

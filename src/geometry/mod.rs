@@ -13,7 +13,7 @@ pub mod sight;
 pub mod sizes;
 pub mod vector;
 
-pub use calibration::{Calibration, CalibrationError, FloorPoint, calibrate};
+pub use calibration::{Calibration, CalibrationError, Evidence, FloorPoint, Unknowns, calibrate};
 pub use camera::{Camera, FloorPlane, Lens, Pose};
 pub use scene::measure;
 

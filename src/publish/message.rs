@@ -426,6 +426,7 @@ struct HealthJson<'a> {
     view: Option<String>,
     frozen_monitor: Monitor,
     detail_monitor: Monitor,
+    moved_monitor: Monitor,
 }
 
 /// How a camera is: not retained, may get lost.
@@ -442,6 +443,7 @@ pub fn health(node: &NodeId, status: &CameraStatus) -> Message {
         view: status.view.fault.map(|fault| fault.to_string()),
         frozen_monitor: status.view.frozen,
         detail_monitor: status.view.detail,
+        moved_monitor: status.view.moved,
     };
     Message {
         topic: health_topic(node, &status.camera),

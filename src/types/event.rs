@@ -60,6 +60,8 @@ pub enum Reason {
     Blurred,
     /// Something is in front of the lens.
     Covered,
+    /// The camera was turned or zoomed since its view was learned, so that its metres are not true any more.
+    CameraMoved,
     /// The daemon is stopping, or is not to watch this any more.
     Stopping,
 }
@@ -90,6 +92,7 @@ impl fmt::Display for Reason {
             Self::WashedOut => "washed_out",
             Self::Blurred => "blurred",
             Self::Covered => "covered",
+            Self::CameraMoved => "camera_moved",
             Self::Stopping => "stopping",
         })
     }
@@ -389,6 +392,8 @@ pub struct ViewStatus {
     pub frozen: Monitor,
     /// Whether a covered, blurred or veiled one would.
     pub detail: Monitor,
+    /// Whether a camera that is turned or zoomed would be noticed.
+    pub moved: Monitor,
 }
 
 /// Whether something is watched.

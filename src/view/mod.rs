@@ -1,11 +1,13 @@
-//! Whether a camera's picture can be believed: frozen, dark, washed out, blurred, covered. Lost and stalled are
+//! Whether a camera's picture can be believed: frozen, dark, washed out, blurred, covered, camera moved. Lost and stalled are
 //! seen by `ingest`. Pure: no clock, no I/O; the analysis thread owns one [`View`] a camera and shows it every
-//! analysed frame, less than a millisecond of work whatever the picture's size (measured by tests/view_faults.rs).
+//! analysed frame, about a millisecond of work whatever the picture's size (measured by tests/view_faults.rs).
 //!
 //! `cells` reduces the picture, `measure` says what it is like, `normal` what the view is like otherwise, `judge`
-//! what is wrong with one picture, `vote` what is said. `profile` is what commissioning measured.
+//! what is wrong with one picture, `drift` whether it is of another place, `vote` what is said. `profile` is what
+//! commissioning measured.
 
 mod cells;
+mod drift;
 mod judge;
 mod measure;
 mod normal;
@@ -21,6 +23,8 @@ use crate::clock::Timestamp;
 use crate::types::{Frame, Monitor, Reason, Trust, ViewStatus};
 
 use cells::Cells;
+use drift::Lookout;
+pub use drift::{Drift, MOVED_DEG, ROLLED_DEG, Turned, ZOOMED_PERCENT};
 use measure::Measured;
 use normal::Normal;
 pub use profile::{Commission, Profile, ProfileError, Refusal};
@@ -65,6 +69,11 @@ pub struct View {
     normal: Option<Normal>,
     /// Good pictures, until there is a normal.
     first: Vec<(Timestamp, Measured)>,
+    /// Focal length of the lens in widths of the picture, when it is known.
+    focal: Option<f32>,
+    lookout: Lookout,
+    /// How the camera was moved, as it was when that was said.
+    drift: Option<Drift>,
     vote: Vote,
 }
 
@@ -80,8 +89,23 @@ impl View {
             before: None,
             normal: None,
             first: vec![],
+            focal: None,
+            lookout: Lookout::new(None, None),
+            drift: None,
             vote,
         }
+    }
+
+    /// The same with a lens that is known: focal length in widths of the picture. By it a shift of the picture is
+    /// told in degrees; without it a lens of 62 degrees is assumed.
+    pub fn with_focal(mut self, focal: Option<f64>) -> Self {
+        self.focal = focal.map(|focal| focal as f32);
+        self
+    }
+
+    /// How the camera was moved, while that is what is wrong.
+    pub fn drift(&self) -> Option<Drift> {
+        self.drift
     }
 
     /// Takes a frame; what is not newer than the last one is ignored. Says whether the view counts as evidence.
@@ -110,7 +134,8 @@ impl View {
             Some(normal) => monitor(normal.strong_tiles() >= normal::FEWEST),
             None => Monitor::Learning,
         };
-        ViewStatus { fault: self.fault(), frozen: monitor(self.frozen_below().is_some()), detail }
+        let moved = if self.settings.enabled { self.lookout.monitor() } else { Monitor::NotMonitored };
+        ViewStatus { fault: self.fault(), frozen: monitor(self.frozen_below().is_some()), detail, moved }
     }
 
     fn take(&mut self, frame: &Frame) {
@@ -121,19 +146,27 @@ impl View {
         if self.size != size {
             self.size = size;
             self.first.clear();
-            self.normal = self
-                .profile
-                .as_ref()
-                .filter(|profile| profile.size() == size)
-                .map(|profile| profile.normal());
+            let profile = self.profile.as_ref().filter(|profile| profile.size() == size);
+            self.normal = profile.map(|profile| profile.normal());
+            self.lookout = Lookout::new(self.focal, profile.and_then(|profile| profile.scene()));
         }
         let measured = measure::measure(&cells, self.before.as_ref());
         let difference = self.normal.as_ref().and_then(|normal| normal.compare(&measured));
         let fault = judge::fault(&measured, difference.as_ref());
+        // A camera that looks elsewhere may look at something with less detail: what is found again says more than
+        // what is missing.
+        let drift = self.lookout.look(frame.captured, &cells, fault.is_none());
+        let drift = drift.filter(|drift| fault.is_none() || drift.turned.is_some());
+        let fault = drift.map(|_| Reason::CameraMoved).or(fault);
         // What is uniform is dead too, but frozen is a word for pictures that show something.
         let dead = fault.is_none()
             && self.frozen_below().zip(measured.alive).is_some_and(|(below, alive)| alive < below);
         self.vote.add(Look { captured: frame.captured, fault, dead });
+        if self.vote.fault() == Some(Reason::CameraMoved) {
+            self.drift = self.drift.or(drift);
+        } else {
+            self.drift = None;
+        }
         self.before = Some(cells);
         if self.vote.fault().is_none() && fault.is_none() {
             let lost = difference.map_or(0.0, |difference| difference.lost);

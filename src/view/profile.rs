@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cells::Cells;
+use super::drift::{self, Thumb};
 use super::measure::{Measured, Tile, measure};
 use super::normal::{self, Normal, typical};
 use super::{LIVELY, OVERLAY, TELLS, judge};
@@ -15,6 +16,8 @@ use crate::types::{Frame, Reason};
 const VERSION: u32 = 1;
 /// Pictures of which the typical one is made; more are thinned out.
 const MOST_PICTURES: usize = 600;
+/// Pictures of which the empty scene is made.
+const MOST_THUMBS: usize = 32;
 /// Stillness is remembered of so many pictures: ten minutes at 30 a second.
 const MOST_LOOKS: usize = 18_000;
 /// Commissioning needs so many pictures, over so long.
@@ -42,6 +45,9 @@ pub struct Profile {
     mean: Vec<f32>,
     contrast: Vec<f32>,
     detail: Vec<f32>,
+    /// The scene without what passed, small: points across and down, and their brightness. Not in old files.
+    #[serde(default)]
+    scene: Option<(usize, usize, String)>,
 }
 
 /// Why a stored profile is not used.
@@ -122,6 +128,16 @@ impl Profile {
         (self.normal().strong_tiles(), normal::FEWEST)
     }
 
+    /// Whether a camera that is moved would be noticed.
+    pub fn is_moved_noticed(&self) -> bool {
+        self.scene().is_some_and(|scene| drift::is_watchable(&scene))
+    }
+
+    pub(super) fn scene(&self) -> Option<Thumb> {
+        let (cols, rows, hex) = self.scene.as_ref()?;
+        Thumb::from_hex(*cols, *rows, hex)
+    }
+
     pub(super) fn normal(&self) -> Normal {
         let tiles = self.mean.iter().zip(&self.contrast).zip(&self.detail);
         let tile = |((mean, contrast), detail): ((&f32, &f32), &f32)| Tile {
@@ -146,6 +162,9 @@ pub struct Commission {
     /// Every `every`th picture.
     pictures: Vec<Measured>,
     every: usize,
+    /// Every `thumb_every`th picture, small.
+    thumbs: Vec<Thumb>,
+    thumb_every: usize,
     alive: Vec<(Timestamp, f32)>,
     faults: Vec<Reason>,
 }
@@ -163,6 +182,8 @@ impl Commission {
             before: None,
             pictures: vec![],
             every: 1,
+            thumbs: vec![],
+            thumb_every: 1,
             alive: vec![],
             faults: vec![],
         }
@@ -176,6 +197,13 @@ impl Commission {
         self.first = self.first.or(Some(frame.captured));
         self.newest = frame.captured;
         let measured = measure(&cells, self.before.as_ref());
+        if self.count.is_multiple_of(self.thumb_every) {
+            if self.thumbs.len() >= MOST_THUMBS {
+                thin_out(&mut self.thumbs);
+                self.thumb_every *= 2;
+            }
+            self.thumbs.push(Thumb::of(&cells));
+        }
         self.before = Some(cells);
         if let Some(alive) = measured.alive.filter(|_| self.alive.len() < MOST_LOOKS) {
             self.alive.push((frame.captured, alive));
@@ -185,11 +213,7 @@ impl Commission {
         }
         if self.count.is_multiple_of(self.every) {
             if self.pictures.len() >= MOST_PICTURES {
-                let mut keep = false;
-                self.pictures.retain(|_| {
-                    keep = !keep;
-                    keep
-                });
+                thin_out(&mut self.pictures);
                 self.every *= 2;
             }
             self.pictures.push(measured);
@@ -240,6 +264,7 @@ impl Commission {
             mean: of(|tile| tile.mean),
             contrast: of(|tile| tile.contrast),
             detail: of(|tile| tile.detail),
+            scene: Thumb::median(&self.thumbs).map(|thumb| (thumb.cols, thumb.rows, thumb.to_hex())),
         })
     }
 
@@ -262,6 +287,15 @@ impl Commission {
         }
         stillest
     }
+}
+
+/// Keeps every second one.
+fn thin_out<T>(list: &mut Vec<T>) {
+    let mut keep = false;
+    list.retain(|_| {
+        keep = !keep;
+        keep
+    });
 }
 
 #[cfg(test)]

@@ -147,6 +147,39 @@ impl Luma {
         }
     }
 
+    /// The middle of the picture as a camera sees it that is turned about its own centre and zoomed: the homography
+    /// `K R K^-1`. `focal_px` is that of the whole picture; nothing outside of it shows while the turn is small.
+    pub fn turned(&self, focal_px: f64, share: f64, turn: &Turn) -> Self {
+        let side = |size: usize| (size as f64 * share) as usize / 2 * 2;
+        let (width, height) = (side(self.width), side(self.height));
+        let (sp, cp) = turn.pan_deg.to_radians().sin_cos();
+        let (st, ct) = turn.tilt_deg.to_radians().sin_cos();
+        let (sr, cr) = turn.roll_deg.to_radians().sin_cos();
+        let focal_now = focal_px * turn.zoom;
+        let mut data = Vec::with_capacity(width * height);
+        for v in 0..height {
+            for u in 0..width {
+                let x = (u as f64 + 0.5 - width as f64 / 2.0) / focal_now;
+                let y = (v as f64 + 0.5 - height as f64 / 2.0) / focal_now;
+                // About the axis, then down, then to the right.
+                let (x, y) = (cr * x - sr * y, sr * x + cr * y);
+                let (y, z) = (ct * y + st, ct - st * y);
+                let (x, z) = (cp * x + sp * z, cp * z - sp * x);
+                let at = |value: f64, size: usize| {
+                    (value / z * focal_px + size as f64 / 2.0 - 0.5).clamp(0.0, size as f64 - 1.001)
+                };
+                let (left, top) = (at(x, self.width), at(y, self.height));
+                let (i, j) = (left as usize, top as usize);
+                let (a, b) = (left - i as f64, top - j as f64);
+                let code = |i: usize, j: usize| f64::from(self.data[j * self.width + i]);
+                let upper = code(i, j) * (1.0 - a) + code(i + 1, j) * a;
+                let lower = code(i, j + 1) * (1.0 - a) + code(i + 1, j + 1) * a;
+                data.push((upper * (1.0 - b) + lower * b).round() as u8);
+            }
+        }
+        Self { width, height, data }
+    }
+
     /// A clock in the picture: blocks that change with `tick`.
     pub fn clock(&mut self, clock: &Clock, tick: u64) {
         let (width, height) =
@@ -165,6 +198,19 @@ impl Luma {
             }
         }
     }
+}
+
+/// How a camera turns: to the right, down, clockwise as seen from behind it; how much larger things look.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    pub pan_deg: f64,
+    pub tilt_deg: f64,
+    pub roll_deg: f64,
+    pub zoom: f64,
+}
+
+impl Turn {
+    pub const NONE: Self = Self { pan_deg: 0.0, tilt_deg: 0.0, roll_deg: 0.0, zoom: 1.0 };
 }
 
 /// Something in front of the lens.

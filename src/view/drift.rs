@@ -1,0 +1,312 @@
+//! Whether the camera still looks where it looked when its view was learned: landmarks of the empty scene are looked
+//! for, and the turn and zoom that displaces them is fitted.
+//!
+//! Things that move hide landmarks, and agree on no turn with the rest; light does not move them. Some landmarks
+//! where they were are enough to say that the camera was not moved.
+
+mod landmarks;
+mod thumb;
+mod turn;
+
+use std::time::Duration;
+
+use super::cells::Cells;
+use crate::clock::Timestamp;
+use crate::types::Monitor;
+use landmarks::{Found, Landmarks};
+pub(super) use thumb::Thumb;
+use turn::Turn;
+
+/// A camera has moved when it is turned up, down or aside by more than this, degrees. Poles in the wind stay below: that of
+/// a real parking lot sways for seconds by 0.9, if its lens is one of 70 degrees.
+pub const MOVED_DEG: f32 = 1.2;
+/// Or about its axis by more than this, degrees: the picture's sides move by a third of what the angle is.
+pub const ROLLED_DEG: f32 = 1.5;
+/// Or when it zooms by more than this, percent.
+pub const ZOOMED_PERCENT: f32 = 3.0;
+/// A view with fewer landmarks is not watched.
+const FEWEST: usize = 8;
+/// Share of the visible landmarks that must have moved by a turn.
+const AGREE: f32 = 0.2;
+/// And at least so many: two make a turn, the others bear it out.
+const FEWEST_MOVED: f32 = 5.0;
+/// And they must lie so far apart, as a share of the picture's width or height: what moves in one place is a thing.
+const WIDE: f32 = 0.5;
+/// Landmarks that are not in their place in this share of the pictures that they were learned from are none: they are
+/// of something that passed.
+const STEADY: f32 = 0.8;
+/// For each landmark that is in its place and not where the turn would put it, so many must be the other way round.
+const OUTVOTED: usize = 2;
+/// With less than this share in its place and no turn that explains it, the camera sees something else altogether.
+const ELSEWHERE: f32 = 0.08;
+/// For that so many landmarks must be visible.
+const FEWEST_ELSEWHERE: usize = 20;
+/// Focal length in widths of the picture while the lens is not known: 62 degrees. Angles are then only about right.
+const UNKNOWN_FOCAL: f32 = 0.83;
+/// How often it is looked for. In between the last answer holds.
+const EVERY: Duration = Duration::from_millis(300);
+/// Without commissioning the scene is the median of so many good pictures, over so long.
+const FIRST_PICTURES: (u32, Duration) = (10, Duration::from_secs(5));
+
+/// A camera that was moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drift {
+    /// By how much; none when what it sees now has nothing in common with what it saw.
+    pub turned: Option<Turned>,
+}
+
+/// By how much, as the camera's own movement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Turned {
+    /// To the right, degrees.
+    pub pan_deg: f32,
+    /// Down, degrees.
+    pub tilt_deg: f32,
+    /// About its axis, clockwise as seen from behind it, degrees.
+    pub roll_deg: f32,
+    /// Things look larger by this much, percent.
+    pub zoom_percent: f32,
+}
+
+impl Turned {
+    fn is_much(&self) -> bool {
+        self.pan_deg.hypot(self.tilt_deg) > MOVED_DEG
+            || self.roll_deg.abs() > ROLLED_DEG
+            || self.zoom_percent.abs() > ZOOMED_PERCENT
+    }
+}
+
+impl std::fmt::Display for Drift {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(Turned { pan_deg, tilt_deg, roll_deg, zoom_percent }) = self.turned else {
+            return f.write_str("the camera sees another scene than the commissioned one");
+        };
+        write!(
+            f,
+            "the camera was moved: pan {pan_deg:+.1}, tilt {tilt_deg:+.1}, roll {roll_deg:+.1} degrees, zoom {zoom_percent:+.0} %"
+        )
+    }
+}
+
+/// Watches one camera for it.
+#[derive(Debug)]
+pub(super) struct Lookout {
+    /// In widths of the picture.
+    focal: f32,
+    scene: Scene,
+    searched: Option<Timestamp>,
+    drift: Option<Drift>,
+}
+
+#[derive(Debug)]
+enum Scene {
+    /// The first good pictures, until there are enough.
+    Learning(Vec<(Timestamp, Thumb)>),
+    Watched(Watch),
+    /// It has too little in it that could be found again.
+    Bare,
+}
+
+impl Scene {
+    fn of(scene: &Thumb, pictures: &[Thumb]) -> Self {
+        Watch::of(scene, pictures).map_or(Self::Bare, Self::Watched)
+    }
+}
+
+impl Lookout {
+    /// `focal`: focal length in widths of the picture, if the lens is known. `scene`: as it was commissioned.
+    pub fn new(focal: Option<f32>, scene: Option<Thumb>) -> Self {
+        let scene = scene.map_or(Scene::Learning(vec![]), |scene| Scene::of(&scene, &[]));
+        Self { focal: focal.unwrap_or(UNKNOWN_FOCAL), scene, searched: None, drift: None }
+    }
+
+    /// Takes a picture. Nothing is learned from one that is not good.
+    pub fn look(&mut self, captured: Timestamp, cells: &Cells, good: bool) -> Option<Drift> {
+        match &mut self.scene {
+            Scene::Bare => {}
+            Scene::Learning(_) if !good => {}
+            Scene::Learning(first) => {
+                let (count, time) = FIRST_PICTURES;
+                if first.last().is_none_or(|(last, _)| captured.since(*last) >= time / (2 * count)) {
+                    first.push((captured, Thumb::of(cells)));
+                }
+                let long = first.first().is_some_and(|(begin, _)| captured.since(*begin) >= time);
+                if long && first.len() >= count as usize {
+                    let thumbs: Vec<Thumb> = first.drain(..).map(|(_, thumb)| thumb).collect();
+                    self.scene =
+                        Thumb::median(&thumbs).map_or(Scene::Bare, |scene| Scene::of(&scene, &thumbs));
+                }
+            }
+            Scene::Watched(watch) => {
+                if self.searched.is_none_or(|last| captured.since(last) >= EVERY) {
+                    self.searched = Some(captured);
+                    self.drift = watch.look(&Thumb::of(cells), self.focal);
+                }
+            }
+        }
+        self.drift
+    }
+
+    /// Whether a camera that is moved would be noticed.
+    pub fn monitor(&self) -> Monitor {
+        match self.scene {
+            Scene::Learning(_) => Monitor::Learning,
+            Scene::Watched(_) => Monitor::On,
+            Scene::Bare => Monitor::NotMonitored,
+        }
+    }
+}
+
+/// Compares with one scene.
+#[derive(Debug, Clone, PartialEq)]
+struct Watch(Landmarks);
+
+impl Watch {
+    /// Of the empty scene, and pictures of it if there are some. None when it has too few landmarks.
+    fn of(scene: &Thumb, pictures: &[Thumb]) -> Option<Self> {
+        let mut landmarks = Landmarks::of(scene);
+        landmarks.keep_steady(pictures, STEADY);
+        (landmarks.len() >= FEWEST).then_some(Self(landmarks))
+    }
+
+    /// Whether the camera has moved. `focal`: focal length in widths of the picture.
+    fn look(&self, picture: &Thumb, focal: f32) -> Option<Drift> {
+        let Self(landmarks) = self;
+        if (picture.cols, picture.rows) != (landmarks.cols, landmarks.rows) {
+            return None;
+        }
+        let search = landmarks.search(picture);
+        if search.visible < FEWEST {
+            return None;
+        }
+        let focal = focal * landmarks.cols as f32;
+        let visible = search.visible as f32;
+        let still = Turn::default();
+        let enough = (AGREE * visible).max(FEWEST_MOVED);
+        if let Some(turn) = turn::best(&search.found, focal) {
+            let only = |one: &Turn, other: &Turn| {
+                let only =
+                    |found: &&Found| turn::agrees(found, one, focal) && !turn::agrees(found, other, focal);
+                search.found.iter().filter(only).count()
+            };
+            let (moved, stayed) = (only(&turn, &still), only(&still, &turn));
+            let apart =
+                [0, 1].map(|axis| extent(&search.found, axis, |found| turn::agrees(found, &turn, focal)));
+            let is_wide =
+                apart[0] >= WIDE * landmarks.cols as f32 || apart[1] >= WIDE * landmarks.rows as f32;
+            if moved as f32 >= enough && moved >= OUTVOTED * stayed && is_wide {
+                return Some(turned(&turn))
+                    .filter(Turned::is_much)
+                    .map(|turned| Drift { turned: Some(turned) });
+            }
+            if turn::agreeing(&search.found, &turn, focal) as f32 >= enough {
+                return None;
+            }
+        }
+        let in_place = turn::agreeing(&search.found, &still, focal) as f32;
+        let elsewhere = search.visible >= FEWEST_ELSEWHERE && in_place < ELSEWHERE * visible;
+        elsewhere.then_some(Drift { turned: None })
+    }
+}
+
+/// How far apart those landmarks lie that are asked for, along an axis.
+fn extent(found: &[Found], axis: usize, is: impl Fn(&Found) -> bool) -> f32 {
+    let places = || found.iter().filter(|found| is(found)).map(|found| found.at[axis]);
+    places().fold(f32::MIN, f32::max) - places().fold(f32::MAX, f32::min)
+}
+
+/// What is seen goes the other way than the camera.
+fn turned(turn: &Turn) -> Turned {
+    let [pan, tilt, roll, zoom] = turn.parts;
+    Turned {
+        pan_deg: -pan.to_degrees(),
+        tilt_deg: -tilt.to_degrees(),
+        roll_deg: -roll.to_degrees(),
+        zoom_percent: zoom * 100.0,
+    }
+}
+
+/// Whether a scene has enough in it for a moved camera to be noticed.
+pub(super) fn is_watchable(scene: &Thumb) -> bool {
+    Watch::of(scene, &[]).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test::{Noise, frame};
+    use super::super::{View, ViewSettings};
+    use super::*;
+    use crate::types::{Frame, Reason};
+
+    /// Blocks of many brightnesses, displaced, in another light.
+    fn blocks(dx: i64, dy: i64, gain: f32) -> Frame {
+        frame(320, 180, |x, y| {
+            let (col, row) = ((i64::from(x) + 1000 - dx) / 17, (i64::from(y) + 1000 - dy) / 13);
+            let code = 60 + (col * 7919 + row * 104_729 + col * row * 31).rem_euclid(120);
+            (16.0 + (code as f32 - 16.0) * gain) as u8
+        })
+    }
+
+    fn shown(view: &mut View, from_ms: u64, to_ms: u64, make: impl Fn() -> Frame) -> Option<u64> {
+        for ms in (from_ms..to_ms).step_by(100) {
+            let mut picture = make();
+            Noise::new(ms).add(&mut picture, 1.5);
+            picture.captured = Timestamp::from_nanos(ms * 1_000_000);
+            view.look(&picture);
+            if view.fault().is_some() {
+                return Some(ms);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_picture_that_is_displaced_is_a_moved_camera() {
+        // 320 pixels across with a lens of 62 degrees: one degree is 4.6 pixels in the middle.
+        for (dx, dy, pan_deg, tilt_deg) in [(14, 0, -3.0, 0.0), (0, -14, 0.0, 3.0), (9, 9, -1.9, -1.9)] {
+            let mut view = View::new(ViewSettings::default(), None);
+            assert_eq!(view.status().moved, Monitor::Learning);
+            assert_eq!(shown(&mut view, 0, 8000, || blocks(0, 0, 1.0)), None);
+            assert_eq!(view.status().moved, Monitor::On);
+            let said = shown(&mut view, 8000, 12_000, || blocks(dx, dy, 1.0)).unwrap();
+            assert_eq!((view.fault(), said <= 10_300), (Some(Reason::CameraMoved), true), "{said}");
+            let turned = view.drift().unwrap().turned.unwrap();
+            assert!((turned.pan_deg - pan_deg).abs() < 0.4, "{turned:?}");
+            assert!((turned.tilt_deg - tilt_deg).abs() < 0.4, "{turned:?}");
+            // Back in its place it is believed again.
+            for ms in (said..said + 5000).step_by(100) {
+                let mut picture = blocks(0, 0, 1.0);
+                picture.captured = Timestamp::from_nanos((ms + 100) * 1_000_000);
+                view.look(&picture);
+            }
+            assert_eq!((view.fault(), view.drift()), (None, None));
+        }
+    }
+
+    #[test]
+    fn less_light_and_a_little_sway_are_none() {
+        let mut view = View::new(ViewSettings::default(), None);
+        assert_eq!(shown(&mut view, 0, 8000, || blocks(0, 0, 1.0)), None);
+        assert_eq!(shown(&mut view, 8000, 12_000, || blocks(0, 0, 0.4)), None);
+        assert_eq!(shown(&mut view, 12_000, 16_000, || blocks(1, -1, 1.0)), None);
+    }
+
+    #[test]
+    fn another_scene_is_a_moved_camera_without_angles() {
+        let mut view = View::new(ViewSettings::default(), None);
+        assert_eq!(shown(&mut view, 0, 8000, || blocks(0, 0, 1.0)), None);
+        let other = || {
+            frame(320, 180, |x, y| 60 + ((x / 11 * 523 + y / 19 * 811 + x / 11 * (y / 19) * 97) % 110) as u8)
+        };
+        assert!(shown(&mut view, 8000, 12_000, other).is_some());
+        assert_eq!(view.drift(), Some(Drift { turned: None }));
+        assert!(Drift { turned: None }.to_string().contains("another scene"));
+    }
+
+    #[test]
+    fn a_plain_view_is_not_watched() {
+        let mut view = View::new(ViewSettings::default(), None);
+        shown(&mut view, 0, 8000, || frame(320, 180, |x, _| 60 + (x / 4) as u8));
+        assert_eq!(view.status().moved, Monitor::NotMonitored);
+    }
+}
