@@ -21,11 +21,11 @@ pub use frame::{
     ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat,
     Pixels, Plane,
 };
-pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId};
+pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId, StateName, StateValue};
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
-    SurfaceVote, Thing, Trust,
+    StateReading, SurfaceVote, Thing, Trust,
 };
 pub use secret::Secret;
 pub use snapshot::{Picture, Sighting, Snapshot};
