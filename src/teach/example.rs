@@ -10,7 +10,7 @@ use super::{EXAMPLES_MAX, Folder, PICTURE_MAX_BYTES, TeachError, file_error, rea
 use crate::clock::UtcMillis;
 use crate::heads::taught::{Backbone, Region, Tokens};
 use crate::model::weights::hex;
-use crate::types::{ClassName, StateName, StateValue};
+use crate::types::{CameraId, ClassName, StateName, StateValue};
 
 /// One example: a line of `examples.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Example {
     pub height: u32,
     /// What it shows.
     pub label: Label,
+    /// The camera that it is of, when that is known.
+    pub camera: Option<CameraId>,
     /// Where it came from, for people.
     pub source: String,
     /// When it was added.
@@ -67,6 +69,8 @@ pub struct New<'a> {
     pub backbone: &'a Backbone,
     /// What it shows.
     pub label: Label,
+    /// The camera that it is of, when that is known.
+    pub camera: Option<CameraId>,
     /// Where it came from.
     pub source: String,
     /// When.
@@ -155,6 +159,7 @@ impl Folder {
             width,
             height,
             label: new.label,
+            camera: new.camera,
             source: new.source,
             added: new.added,
         };
@@ -227,6 +232,7 @@ pub(crate) mod tests {
             tokens: &tokens,
             backbone: &backbone,
             label,
+            camera: None,
             source: "a.jpg".into(),
             added: UtcMillis(5),
         })

@@ -120,9 +120,11 @@ impl Lesson {
                     Some(Shown { pooled, value: u8::try_from(value).ok()? })
                 })
                 .collect();
-            // A state is read where its newest example looked.
+            // A state is read where its newest example looked, and on that camera.
+            let camera = seen.last().and_then(|(example, _, _)| example.camera.clone());
             let zone = seen.last().and_then(|(_, _, zone)| zone.cloned());
-            states.push(TaughtState::learn(name.clone(), values, zone, &shown)?);
+            let learned = TaughtState::learn(name.clone(), values, zone, &shown)?;
+            states.push(TaughtState { camera, ..learned });
         }
         Ok(states)
     }

@@ -130,6 +130,7 @@ mod tests {
                 tokens: &tokens,
                 backbone: &backbone,
                 label,
+                camera: None,
                 source: String::new(),
                 added: UtcMillis(0),
             })

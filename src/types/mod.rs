@@ -14,7 +14,7 @@ pub mod snapshot;
 pub use command::{Command, CommandSender};
 pub use event::{
     CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, Monitor, PairStatus, Reason,
-    RuleStatus, StageTimes, State, Transition, Verdict, ViewStatus,
+    RuleStatus, StageTimes, State, StateStatus, Transition, Verdict, ViewStatus,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{

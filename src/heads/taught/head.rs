@@ -3,6 +3,7 @@
 use super::class::unit;
 use super::logistic::sigmoid;
 use super::model::Taught;
+use super::state::TaughtState;
 use super::tokens::Tokens;
 use crate::heads::segment::picture_cells;
 use crate::heads::upsample::{CELLS_PER_PATCH, Upsample};
@@ -159,7 +160,8 @@ impl Head for TaughtHead {
         if !self.taught.classes.is_empty() {
             self.things(&tokens, scene);
         }
-        for state in &self.taught.states {
+        let here = |state: &&TaughtState| state.camera.as_ref().is_none_or(|camera| *camera == features.frame.camera);
+        for state in self.taught.states.iter().filter(here) {
             let pooled = tokens.pooled(state.zone.as_deref());
             if pooled.len() != state.bank.cols {
                 let (got, expected) = (pooled.len(), state.bank.cols);

@@ -19,7 +19,7 @@ use super::knn::Knn;
 use super::logistic::Logistic;
 use super::state::{StateMethod, StateValidation, TaughtState};
 use crate::model::matrix::Matrix;
-use crate::types::{ClassName, StateName, StateValue};
+use crate::types::{CameraId, ClassName, StateName, StateValue};
 
 const FORMAT: &str = "standoff-taught-1";
 /// A larger file is none of ours.
@@ -70,6 +70,7 @@ struct AboutClass {
 struct AboutState {
     name: StateName,
     values: Vec<StateValue>,
+    camera: Option<CameraId>,
     zone: Option<Vec<[f64; 2]>>,
     targets: Vec<u8>,
     far: f32,
@@ -123,6 +124,7 @@ impl Taught {
             states.push(AboutState {
                 name: state.name.clone(),
                 values: state.values.clone(),
+                camera: state.camera.clone(),
                 zone: state.zone.clone(),
                 targets: state.targets.clone(),
                 far: state.far,
@@ -239,6 +241,7 @@ impl Taught {
             states.push(TaughtState {
                 name: state.name,
                 values: state.values,
+                camera: state.camera,
                 zone: state.zone,
                 bank,
                 targets: state.targets,
@@ -266,6 +269,7 @@ mod tests {
         let state = |name: &str, method| TaughtState {
             name: StateName::new(name).unwrap(),
             values: ["closed", "open"].map(|v| StateValue::new(v).unwrap()).to_vec(),
+            camera: Some(CameraId::new("yard").unwrap()),
             zone: Some(vec![[0.0, 0.0], [0.5, 0.0], [0.5, 1.0]]),
             bank: row(&[1.0, 0.0, 0.0, 1.0], 2),
             targets: vec![0, 1],

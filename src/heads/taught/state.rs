@@ -5,7 +5,7 @@ use super::knn::Knn;
 use super::logistic::{Logistic, sigmoid};
 use super::tokens::to_unit;
 use crate::model::matrix::Matrix;
-use crate::types::{StateName, StateReading, StateValue};
+use crate::types::{CameraId, StateName, StateReading, StateValue};
 
 /// A value is unknown below this probability.
 pub const LEAST_PROBABILITY: f32 = 0.6;
@@ -53,6 +53,8 @@ pub struct TaughtState {
     pub name: StateName,
     /// Its values, sorted.
     pub values: Vec<StateValue>,
+    /// The only camera that it is read on; none for all.
+    pub camera: Option<CameraId>,
     /// The zone, as shares of the picture's width and height; none for the whole picture.
     pub zone: Option<Vec<[f64; 2]>>,
     /// The examples, one row each: also what a picture is compared with to see that it is like none.
@@ -150,6 +152,7 @@ impl TaughtState {
         let mut state = Self {
             name,
             values,
+            camera: None,
             zone,
             bank,
             targets,
