@@ -20,8 +20,8 @@ use tokio::sync::watch;
 
 pub use reload::{Order, Reconfigure};
 pub use shadow::Shadow;
-pub use states::Lesson;
 use states::Held;
+pub use states::Lesson;
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};

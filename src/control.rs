@@ -291,7 +291,11 @@ mod tests {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
         let (sender, commands) = channel();
-        let task = runtime.block_on(async { spawn(path.clone(), sender, Arc::new(|_| Err("no lessons".to_owned())), stopped) }).unwrap();
+        let task = runtime
+            .block_on(async {
+                spawn(path.clone(), sender, Arc::new(|_| Err("no lessons".to_owned())), stopped)
+            })
+            .unwrap();
         (Site { runtime, path, stop, task, _folder: folder }, commands)
     }
 

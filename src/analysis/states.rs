@@ -79,7 +79,8 @@ impl CameraRun {
 
     /// The states whose value is known now.
     pub(super) fn known_states(&self, now: Timestamp) -> States {
-        let known = self.states.iter().filter_map(|(name, held)| Some((name.clone(), held.value(now)?.clone())));
+        let known =
+            self.states.iter().filter_map(|(name, held)| Some((name.clone(), held.value(now)?.clone())));
         known.collect()
     }
 
@@ -118,7 +119,8 @@ impl Analysis {
         let mut output = Output::default();
         let Lesson { head, done } = lesson;
         if let Some(missing) = self.needed_and_unknown(&head) {
-            let why = format!("a pair of the configuration measures '{missing}', which was not taught any more");
+            let why =
+                format!("a pair of the configuration measures '{missing}', which was not taught any more");
             let _ = done.send(Err(why));
             return output;
         }

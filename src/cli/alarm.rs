@@ -101,7 +101,9 @@ pub fn run(arguments: &AlarmArguments) -> anyhow::Result<ExitCode> {
             eprintln!("standoff: refused: {error}");
             Ok(ExitCode::FAILURE)
         }
-        Reply::Picture { .. } | Reply::Done { .. } => Err(anyhow::anyhow!("the daemon answered something else")),
+        Reply::Picture { .. } | Reply::Done { .. } => {
+            Err(anyhow::anyhow!("the daemon answered something else"))
+        }
     }
 }
 

@@ -137,8 +137,10 @@ impl Site {
                 let frame = picture::still(path)?;
                 Ok(Tokens::of(&self.infer(frame)?)?)
             };
-            tokens()
-                .map_err(|error| TeachError::Tokens { picture: path.to_owned(), problem: format!("{error:#}") })
+            tokens().map_err(|error| TeachError::Tokens {
+                picture: path.to_owned(),
+                problem: format!("{error:#}"),
+            })
         })?;
         Ok(lesson)
     }
@@ -169,7 +171,10 @@ pub fn run(arguments: &TeachArguments) -> anyhow::Result<ExitCode> {
         }
         TeachCommand::Remove { id } => {
             let gone = Folder::open(&site.dir)?.remove(*id)?;
-            println!("removed example {id} ({}); `standoff teach fit` learns without it", add::described(&gone.label));
+            println!(
+                "removed example {id} ({}); `standoff teach fit` learns without it",
+                add::described(&gone.label)
+            );
             Ok(ExitCode::SUCCESS)
         }
         TeachCommand::Show(show) => show::run(show, &mut site),

@@ -590,7 +590,11 @@ static CONDITION: Section = Section {
     about: "One condition: an MQTT topic (`topic` with `is` or `is_not`), a taught state (`state` with `is` or `is_not`) or a time of day (`time`, `days`).",
     keys: &[
         optional("topic", Kind::Topic, "An MQTT topic; its values should be published retained."),
-        optional("state", Kind::Name, "A state that `standoff teach` learned, as this camera shows it. One that is unknown counts as holding."),
+        optional(
+            "state",
+            Kind::Name,
+            "A state that `standoff teach` learned, as this camera shows it. One that is unknown counts as holding.",
+        ),
         optional("is", Kind::Text, "It holds while the topic or state has this value."),
         optional("is_not", Kind::Text, "It holds while the topic or state has another value."),
         optional(

@@ -30,7 +30,9 @@ use crate::publish::{MqttSettings, MqttVersion};
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
 use crate::types::ids::InvalidName;
-use crate::types::{CameraId, ClassName, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret, StateName, StateValue};
+use crate::types::{
+    CameraId, ClassName, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret, StateName, StateValue,
+};
 use crate::view::ViewSettings;
 
 /// What the shipped heads can find in a picture.
@@ -561,7 +563,9 @@ fn taught_classes(model: Option<&ModelSettings>, state_dir: &Path) -> Vec<String
     let named = model.and_then(|model| model.taught.clone());
     let dir = named.unwrap_or_else(|| state_dir.join(crate::teach::FOLDER));
     let taught = crate::teach::load(&dir).ok().flatten();
-    taught.map(|taught| taught.classes.iter().map(|class| class.name.to_string()).collect()).unwrap_or_default()
+    taught
+        .map(|taught| taught.classes.iter().map(|class| class.name.to_string()).collect())
+        .unwrap_or_default()
 }
 
 fn edge(name: &str, section: &Reader<'_>) -> Option<Edge> {
@@ -693,7 +697,8 @@ fn condition(section: &Reader<'_>) -> Option<Condition> {
         if fits { Ok(text.to_owned()) } else { Err("must be one line of 1 to 200 characters") }
     });
     let state = section.parsed("state", |text| StateName::new(text).map_err(|error| error.to_string()));
-    let value = |key: &str| section.parsed(key, |text| StateValue::new(text.trim()).map_err(|e| e.to_string()));
+    let value =
+        |key: &str| section.parsed(key, |text| StateValue::new(text.trim()).map_err(|e| e.to_string()));
     if section.has("state") {
         let others = ["topic", "time", "days"].iter().any(|key| section.has(key));
         let (key, is) = if section.has("is") { ("is", true) } else { ("is_not", false) };
@@ -726,7 +731,9 @@ fn condition(section: &Reader<'_>) -> Option<Condition> {
             Some(Condition::TimeWindow { from, to, days, reason })
         }
         _ => {
-            section.wrong("must be `topic` or `state` with either `is` or `is_not`, or `time` with or without `days`");
+            section.wrong(
+                "must be `topic` or `state` with either `is` or `is_not`, or `time` with or without `days`",
+            );
             None
         }
     }

@@ -10,8 +10,8 @@ mod proof_test;
 pub mod reload;
 mod scribe;
 mod status;
-mod teaching;
 pub mod supervisor;
+mod teaching;
 pub mod views;
 
 use std::collections::BTreeMap;

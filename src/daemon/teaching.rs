@@ -93,7 +93,8 @@ pub(super) fn teaching(
     Arc::new(move |ask| match ask {
         Ask::Taught { dir } => {
             if !tokens {
-                return Err("this daemon's backend gives no tokens; set `model.taught` and restart it once".to_owned());
+                return Err("this daemon's backend gives no tokens; set `model.taught` and restart it once"
+                    .to_owned());
             }
             follow(&config, &dir, &lessons)
         }
@@ -136,10 +137,7 @@ fn words(taught: &Taught) -> String {
     classes.chain(states).collect::<Vec<_>>().join(", ")
 }
 
-fn picture(
-    id: &CameraId,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-) -> Result<Reply, String> {
+fn picture(id: &CameraId, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) -> Result<Reply, String> {
     // The newest of all cameras travels here; the next of this one comes in its turn.
     let next = async {
         snapshots

@@ -98,9 +98,7 @@ impl Condition {
         match self {
             Self::TopicIs { topic, value, .. } => topics.get(topic).is_none_or(|now| now.trim() == value),
             Self::TopicIsNot { topic, value, .. } => topics.get(topic).is_none_or(|now| now.trim() != value),
-            Self::State { state, value, is, .. } => {
-                states.get(state).is_none_or(|now| (now == value) == *is)
-            }
+            Self::State { state, value, is, .. } => states.get(state).is_none_or(|now| (now == value) == *is),
             Self::TimeWindow { from, to, days, .. } => in_window(*from, *to, days, local),
         }
     }
@@ -167,7 +165,8 @@ mod tests {
         let name = StateName::new("door").unwrap();
         let open = StateValue::new("open").unwrap();
         let closed = StateValue::new("closed").unwrap();
-        let condition = |is| Condition::State { state: name.clone(), value: open.clone(), is, reason: "r".into() };
+        let condition =
+            |is| Condition::State { state: name.clone(), value: open.clone(), is, reason: "r".into() };
         let armed = |is: bool, now: Option<&StateValue>| {
             let states: States = now.map(|value| (name.clone(), value.clone())).into_iter().collect();
             disarmed(&[condition(is)], &BTreeMap::new(), &states, NOON).is_none()

@@ -111,7 +111,11 @@ impl Folder {
             // The name becomes a path.
             let name = example.picture.split_once('.');
             if !name.is_some_and(|(sha, kind)| is_hex(sha) && matches!(kind, "jpg" | "png")) {
-                return Err(damaged(format!("line {}: '{}' is no picture of ours", number + 1, example.picture)));
+                return Err(damaged(format!(
+                    "line {}: '{}' is no picture of ours",
+                    number + 1,
+                    example.picture
+                )));
             }
             if examples.iter().any(|known| known.id == example.id) {
                 return Err(damaged(format!("line {}: example {} is there twice", number + 1, example.id)));

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Example, Folder, Label, TeachError};
-use crate::heads::taught::{Backbone, Extent, Mark, Picture, Region, Shown, Standard, Taught, TaughtState, Tokens, class};
+use crate::heads::taught::{
+    Backbone, Extent, Mark, Picture, Region, Shown, Standard, Taught, TaughtState, Tokens, class,
+};
 use crate::types::{ClassName, StateName, StateValue};
 
 /// All examples with their tokens.

@@ -36,7 +36,12 @@ impl Folder {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn keep_tokens(&self, example: &Example, tokens: &Tokens, backbone: &Backbone) -> Result<(), TeachError> {
+    pub fn keep_tokens(
+        &self,
+        example: &Example,
+        tokens: &Tokens,
+        backbone: &Backbone,
+    ) -> Result<(), TeachError> {
         let path = self.tokens_path(example);
         let t = &tokens.transform;
         let about = About {
@@ -57,7 +62,8 @@ impl Folder {
             ("cls", view(vec![tokens.cls.len()], &cls)?),
         ];
         let metadata = HashMap::from([("format".to_owned(), FORMAT.to_owned()), ("about".to_owned(), about)]);
-        let file = safetensors::tensor::serialize(tensors, Some(metadata)).map_err(|e| failed(e.to_string()))?;
+        let file =
+            safetensors::tensor::serialize(tensors, Some(metadata)).map_err(|e| failed(e.to_string()))?;
         replace(&path, &file)
     }
 

@@ -21,7 +21,9 @@ pub use frame::{
     ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat,
     Pixels, Plane,
 };
-pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId, StateName, StateValue};
+pub use ids::{
+    CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId, StateName, StateValue,
+};
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,

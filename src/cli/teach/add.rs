@@ -116,7 +116,9 @@ fn label(arguments: &AddArguments, width: u32, height: u32) -> anyhow::Result<La
         (None, Some(Polygon(points))) => Region::Polygon(points.clone()),
         (None, None) if !arguments.click.is_empty() => Region::Clicks(arguments.click.clone()),
         (None, None) if class.is_none() => Region::Whole,
-        (None, None) => bail!("say where '{name}' is: --click X,Y, --box L,T,R,B or --polygon \"X,Y X,Y X,Y\""),
+        (None, None) => {
+            bail!("say where '{name}' is: --click X,Y, --box L,T,R,B or --polygon \"X,Y X,Y X,Y\"")
+        }
     };
     Ok(Label::Class { class, region })
 }

@@ -41,7 +41,8 @@ pub fn split(text: &str) -> anyhow::Result<(PathBuf, Option<f64>)> {
     if let Some((file, seconds)) = text.rsplit_once('@')
         && !Path::new(text).exists()
     {
-        let seconds: f64 = seconds.parse().map_err(|_| anyhow!("'{seconds}' after '@' is no time in seconds"))?;
+        let seconds: f64 =
+            seconds.parse().map_err(|_| anyhow!("'{seconds}' after '@' is no time in seconds"))?;
         if !(seconds.is_finite() && seconds >= 0.0) {
             bail!("'{seconds}' after '@' must be 0 or more seconds");
         }

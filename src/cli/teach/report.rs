@@ -88,7 +88,8 @@ fn subject(example: &Example) -> Option<String> {
 fn marks(example: &Example) -> Annotation {
     use crate::heads::taught::Region;
     let closed = |points: &[[f64; 2]]| points.iter().chain(points.first()).copied().collect::<Vec<_>>();
-    let cross = |[x, y]: &[f64; 2]| vec![vec![[x - 4.0, *y], [x + 4.0, *y]], vec![[*x, y - 4.0], [*x, y + 4.0]]];
+    let cross =
+        |[x, y]: &[f64; 2]| vec![vec![[x - 4.0, *y], [x + 4.0, *y]], vec![[*x, y - 4.0], [*x, y + 4.0]]];
     let edges = match &example.label {
         Label::Class { region: Region::Clicks(points), .. } => points.iter().flat_map(cross).collect(),
         Label::Class { region: Region::Box([l, t, r, b]), .. } => {
@@ -125,12 +126,15 @@ fn curve(lesson: &Lesson, examples: &[&Example]) -> Vec<Option<(f32, f32)>> {
                 let ids: Vec<u64> = train.iter().map(|example| example.id).collect();
                 let subject = subject(train.first()?);
                 let keeps = |e: &Example| ids.contains(&e.id) || self::subject(e) != subject;
-                let Ok(taught) = lesson.learn(|e| keeps(e) && !test.iter().any(|t| t.picture == e.picture)) else {
+                let Ok(taught) = lesson.learn(|e| keeps(e) && !test.iter().any(|t| t.picture == e.picture))
+                else {
                     continue;
                 };
                 let head = TaughtHead::new(taught);
-                let scores: Vec<f32> =
-                    test.iter().filter_map(|e| Some(score(&head, e, lesson.tokens.get(&e.picture)?).agreement)).collect();
+                let scores: Vec<f32> = test
+                    .iter()
+                    .filter_map(|e| Some(score(&head, e, lesson.tokens.get(&e.picture)?).agreement))
+                    .collect();
                 if !scores.is_empty() {
                     found.push(scores.iter().sum::<f32>() / scores.len() as f32);
                 }
@@ -161,7 +165,9 @@ fn score(head: &TaughtHead, example: &Example, tokens: &Tokens) -> Scored {
         Label::Class { class, region } => {
             use crate::heads::taught::Region;
             let n = head.taught().classes.len();
-            let Some(at) = head.taught().classes.iter().position(|taught| Some(&taught.name) == class.as_ref()) else {
+            let Some(at) =
+                head.taught().classes.iter().position(|taught| Some(&taught.name) == class.as_ref())
+            else {
                 return Scored { agreement: 0.0, taken_for: "no other example shows it".to_owned() };
             };
             let logits = head.logits(tokens);
@@ -180,13 +186,15 @@ fn score(head: &TaughtHead, example: &Example, tokens: &Tokens) -> Scored {
                     either += f32::from(u8::from(says || is_it));
                 }
                 if is_it && !says {
-                    let name = best.map_or("background".to_owned(), |c| head.taught().classes[c].name.to_string());
+                    let name =
+                        best.map_or("background".to_owned(), |c| head.taught().classes[c].name.to_string());
                     *others.entry(name).or_default() += 1;
                 }
             }
             let agreement = both / either.max(1.0);
             let missed: Vec<String> = others.iter().map(|(name, n)| format!("{n} patches {name}")).collect();
-            let taken_for = format!("the others agree to {:.0} %; say {}", agreement * 100.0, missed.join(", "));
+            let taken_for =
+                format!("the others agree to {:.0} %; say {}", agreement * 100.0, missed.join(", "));
             Scored { agreement, taken_for }
         }
     }

@@ -131,7 +131,12 @@ pub struct TaughtClass {
 }
 
 /// Which patches of a picture are the class (1), are not (-1), or may be either (0), and which lie in a box.
-fn targets(class: &ClassName, picture: &Picture<'_>, rows: &Matrix, clicked: &[Clicked]) -> (Vec<i8>, Vec<bool>) {
+fn targets(
+    class: &ClassName,
+    picture: &Picture<'_>,
+    rows: &Matrix,
+    clicked: &[Clicked],
+) -> (Vec<i8>, Vec<bool>) {
     let grid = picture.tokens.grid;
     let mut own = vec![0.0f32; grid.len()];
     let (mut boxed, mut other) = (vec![false; grid.len()], vec![false; grid.len()]);
@@ -163,7 +168,8 @@ fn targets(class: &ClassName, picture: &Picture<'_>, rows: &Matrix, clicked: &[C
             let alike = clicked.iter().filter(|c| c.mine == mine).map(|c| dot(&c.row, rows));
             alike.fold(-1.0f32, f32::max)
         };
-        let likeness: Vec<(f32, f32)> = (0..grid.len()).map(|p| (similar(p, true), similar(p, false))).collect();
+        let likeness: Vec<(f32, f32)> =
+            (0..grid.len()).map(|p| (similar(p, true), similar(p, false))).collect();
         let mut grown: Vec<usize> = (0..grid.len()).filter(|patch| out[*patch] == 1).collect();
         while let Some(patch) = grown.pop() {
             for next in neighbours(patch, grid.cols, grid.rows) {
@@ -299,7 +305,9 @@ pub enum LessonError {
     #[error("no patch of any example is '{0}': mark more of it")]
     Nothing(ClassName),
     /// Nothing shows what it is not.
-    #[error("the examples of '{0}' do not show what it is not: mark it by box or outline, or click on something else with --class background")]
+    #[error(
+        "the examples of '{0}' do not show what it is not: mark it by box or outline, or click on something else with --class background"
+    )]
     NothingElse(ClassName),
     /// A state with one value.
     #[error("the state '{state}' has only the value '{value}': add examples of another")]
@@ -315,7 +323,11 @@ pub enum LessonError {
 ///
 /// # Errors
 /// When the examples show nothing of it, or nothing else.
-pub fn learn(class: &ClassName, pictures: &[Picture<'_>], standard: &Standard) -> Result<TaughtClass, LessonError> {
+pub fn learn(
+    class: &ClassName,
+    pictures: &[Picture<'_>],
+    standard: &Standard,
+) -> Result<TaughtClass, LessonError> {
     let samples = Samples::of(class, pictures, standard).without_corners();
     if !samples.is_it.contains(&true) {
         return Err(LessonError::Nothing(class.clone()));

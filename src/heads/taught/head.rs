@@ -160,7 +160,9 @@ impl Head for TaughtHead {
         if !self.taught.classes.is_empty() {
             self.things(&tokens, scene);
         }
-        let here = |state: &&TaughtState| state.camera.as_ref().is_none_or(|camera| *camera == features.frame.camera);
+        let here = |state: &&TaughtState| {
+            state.camera.as_ref().is_none_or(|camera| *camera == features.frame.camera)
+        };
         for state in self.taught.states.iter().filter(here) {
             let pooled = tokens.pooled(state.zone.as_deref());
             if pooled.len() != state.bank.cols {

@@ -60,7 +60,10 @@ impl Region {
         let inside = |[x, y]: &[f64; 2]| (0.0..=w).contains(x) && (0.0..=h).contains(y);
         let outside = |points: &[[f64; 2]]| {
             let point = points.iter().find(|point| !inside(point))?;
-            Some(format!("({}, {}) is outside of the picture, which is {width} x {height}", point[0], point[1]))
+            Some(format!(
+                "({}, {}) is outside of the picture, which is {width} x {height}",
+                point[0], point[1]
+            ))
         };
         match self {
             Self::Whole => None,
@@ -68,11 +71,15 @@ impl Region {
             Self::Clicks(points) => outside(points),
             Self::Box([left, top, right, bottom]) => {
                 if left >= right || top >= bottom {
-                    return Some("a box is LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM".to_owned());
+                    return Some(
+                        "a box is LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM".to_owned(),
+                    );
                 }
                 outside(&[[*left, *top], [*right, *bottom]])
             }
-            Self::Polygon(points) if points.len() < 3 => Some("an outline needs at least 3 points".to_owned()),
+            Self::Polygon(points) if points.len() < 3 => {
+                Some("an outline needs at least 3 points".to_owned())
+            }
             Self::Polygon(points) => outside(points),
         }
     }

@@ -149,7 +149,8 @@ mod tests {
         // By symmetry there is no bias; the slope balances loss and ridge: mean of x * error = -ridge * w.
         assert!(fitted.bias.abs() < 1e-3, "{fitted:?}");
         let w = fitted.weight[0];
-        let pull: f32 = [(1.0f32, 1.0f32), (0.5, 1.0)].iter().map(|(x, n)| n * x * (1.0 - sigmoid(w * x))).sum();
+        let pull: f32 =
+            [(1.0f32, 1.0f32), (0.5, 1.0)].iter().map(|(x, n)| n * x * (1.0 - sigmoid(w * x))).sum();
         assert!((pull / 2.0 - RIDGE * w).abs() < 1e-3, "{w}: {pull}");
         assert!(fitted.logits(&x)[3] > 2.0);
     }

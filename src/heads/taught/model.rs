@@ -109,7 +109,12 @@ impl Taught {
                 }
             };
             let validation = class.validation.map(|v| (v.folds, v.knn_iou, v.linear_iou));
-            classes.push(AboutClass { name: class.name.clone(), threshold: class.threshold, validation, targets });
+            classes.push(AboutClass {
+                name: class.name.clone(),
+                threshold: class.threshold,
+                validation,
+                targets,
+            });
         }
         let mut states = vec![];
         for (n, state) in self.states.iter().enumerate() {
@@ -211,9 +216,11 @@ impl Taught {
             if !class.threshold.is_finite() {
                 return Err(bad(format!("'{}' has no threshold", class.name)));
             }
-            let validation = class
-                .validation
-                .map(|(folds, knn_iou, linear_iou)| Validation { folds, knn_iou, linear_iou });
+            let validation = class.validation.map(|(folds, knn_iou, linear_iou)| Validation {
+                folds,
+                knn_iou,
+                linear_iou,
+            });
             classes.push(TaughtClass { name: class.name, method, threshold: class.threshold, validation });
         }
         let mut states = vec![];

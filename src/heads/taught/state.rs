@@ -102,7 +102,11 @@ impl TaughtState {
                 let (mut train, mut test) = (vec![], vec![]);
                 for shown in examples {
                     let n = &mut seen[usize::from(shown.value)];
-                    if *n % folds == fold { test.push(shown) } else { train.push(shown.clone()) }
+                    if *n % folds == fold {
+                        test.push(shown)
+                    } else {
+                        train.push(shown.clone())
+                    }
                     *n += 1;
                 }
                 let values = state.values.clone();
@@ -144,7 +148,8 @@ impl TaughtState {
         let targets: Vec<u8> = examples.iter().map(|e| e.value).collect();
         let far = (0..examples.len())
             .filter_map(|i| {
-                let others = examples.iter().enumerate().filter(|(j, e)| *j != i && e.value == examples[i].value);
+                let others =
+                    examples.iter().enumerate().filter(|(j, e)| *j != i && e.value == examples[i].value);
                 let nearest = others.map(|(_, e)| distance(&e.pooled, &examples[i].pooled));
                 nearest.min_by(f32::total_cmp)
             })
@@ -169,7 +174,8 @@ impl TaughtState {
                 let is_it: Vec<bool> = state.targets.iter().map(|t| usize::from(*t) == value).collect();
                 let own = is_it.iter().filter(|it| **it).count().max(1) as f32;
                 let rest = (n - own).max(1.0);
-                let weights: Vec<f32> = is_it.iter().map(|it| if *it { 0.5 / own } else { 0.5 / rest }).collect();
+                let weights: Vec<f32> =
+                    is_it.iter().map(|it| if *it { 0.5 / own } else { 0.5 / rest }).collect();
                 Logistic::fit(&x, &is_it, &weights)
             });
             state.method = StateMethod::Linear(lines.collect());
@@ -197,8 +203,7 @@ impl TaughtState {
             }
             StateMethod::Linear(lines) => {
                 let x = Matrix { rows: 1, cols: self.bank.cols, data: self.standardised(pooled) };
-                let each: Vec<f32> =
-                    lines.iter().flat_map(|line| line.logits(&x)).map(sigmoid).collect();
+                let each: Vec<f32> = lines.iter().flat_map(|line| line.logits(&x)).map(sigmoid).collect();
                 let total: f32 = each.iter().sum::<f32>().max(1e-12);
                 each.into_iter().map(|share| share / total).collect()
             }
@@ -231,12 +236,11 @@ mod tests {
     use super::*;
 
     fn door(examples: &[([f32; 3], u8)]) -> Result<TaughtState, LessonError> {
-        let shown: Vec<Shown> = examples
-            .iter()
-            .map(|(pooled, value)| Shown { pooled: pooled.to_vec(), value: *value })
-            .collect();
+        let shown: Vec<Shown> =
+            examples.iter().map(|(pooled, value)| Shown { pooled: pooled.to_vec(), value: *value }).collect();
         let count = 1 + usize::from(shown.iter().map(|s| s.value).max().unwrap());
-        let values = ["closed", "open", "torn"][..count].iter().map(|v| StateValue::new(v).unwrap()).collect();
+        let values =
+            ["closed", "open", "torn"][..count].iter().map(|v| StateValue::new(v).unwrap()).collect();
         TaughtState::learn(StateName::new("door").unwrap(), values, None, &shown)
     }
 
