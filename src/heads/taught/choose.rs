@@ -87,7 +87,7 @@ pub fn choose(samples: &Samples) -> (Method, f32, Option<Validation>) {
     shown.dedup();
     let folds = shown.len().min(FOLDS_MAX);
     if folds < 2 {
-        return (Method::Linear(linear(samples)), within_one(samples), None);
+        return (Method::Linear(linear(samples)), 0.0, None);
     }
     let fold_of = |picture: usize| shown.iter().position(|p| *p == picture).map_or(0, |at| at % folds);
     let mut found = [Vec::new(), Vec::new()];
@@ -114,34 +114,6 @@ pub fn choose(samples: &Samples) -> (Method, f32, Option<Validation>) {
     } else {
         (Method::Linear(linear(samples)), linear_at, validation)
     }
-}
-
-/// The threshold where one picture is all there is: every fifth patch is left out in turn. It says nothing of another
-/// picture, but of what few clicks leave unsaid: a thin thing that is learned from five patches is never as sure of a
-/// sixth. So it may only be lowered.
-fn within_one(samples: &Samples) -> f32 {
-    let mut found = vec![];
-    let mut count = [0usize; 2];
-    let fold: Vec<usize> = samples
-        .is_it
-        .iter()
-        .map(|it| {
-            let n = &mut count[usize::from(*it)];
-            *n += 1;
-            *n % FOLDS_MAX
-        })
-        .collect();
-    for left in 0..FOLDS_MAX {
-        let (train, test) = (samples.only(|row| fold[row] != left), samples.only(|row| fold[row] == left));
-        if !train.is_it.contains(&true) || !train.is_it.contains(&false) {
-            continue;
-        }
-        let logits = linear(&train).logits(&test.x);
-        found.extend(
-            logits.into_iter().zip(test.is_it.iter().zip(&test.stands_for)).map(|(z, (it, n))| (z, *it, *n)),
-        );
-    }
-    best_threshold(&found).1.min(0.0)
 }
 
 /// The best intersection over union and the threshold that reaches it, nearest to 0 among equals.

@@ -15,6 +15,12 @@ const LEAST_CELLS: usize = 12;
 /// Floor is looked for this many cells below the lowest cell of a column: half a patch.
 const FLOOR_GAP_CELLS: usize = 2;
 
+/// Between a patch that is surely it and one that surely is not, the outline lies near the patches' common edge, however
+/// sure: a strip one patch wide must not be worn away by neighbours that are surer than it. The lower end is nearer to
+/// 0, so that patches which meet at a corner hang together.
+const SURE: f32 = 4.0;
+const SURE_NOT: f32 = -3.0;
+
 /// Reads the tokens by what was taught.
 #[derive(Debug)]
 pub struct TaughtHead {
@@ -38,7 +44,7 @@ impl TaughtHead {
         self.taught.classes.iter().any(|taught| taught.name == *class)
     }
 
-    /// Logarithm of the odds over each class's threshold, `classes` values a patch.
+    /// Logarithm of the odds over each class's threshold, `classes` values a patch, bounded.
     pub fn logits(&self, tokens: &Tokens) -> Vec<f32> {
         let n = self.taught.classes.len();
         let rows = self.taught.standard.all(tokens);
@@ -46,7 +52,7 @@ impl TaughtHead {
         let mut out = vec![0.0; rows.rows * n];
         for (c, class) in self.taught.classes.iter().enumerate() {
             for (patch, logit) in class.method.logits(&rows, &unit_rows).into_iter().enumerate() {
-                out[patch * n + c] = logit - class.threshold;
+                out[patch * n + c] = (logit - class.threshold).clamp(SURE_NOT, SURE);
             }
         }
         out
