@@ -192,7 +192,7 @@ mod tests {
         let mut analysis = analysis(vec![]);
         let id = analysis.cameras.keys().next().unwrap().clone();
         let camera = analysis.cameras.values_mut().next().unwrap();
-        let mut said = |camera: &mut CameraRun, ms, resay| -> Vec<Option<String>> {
+        let said = |camera: &mut CameraRun, ms, resay| -> Vec<Option<String>> {
             let mut output = Output::default();
             camera.report_states(&id, at(ms), resay, &mut output);
             let value = |statement| match statement {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::model::matrix::{As, Matrix, multiply};
+use crate::model::matrix::Matrix;
 
 /// Strength of the ridge over the mean loss. On `dock/val` 0.01 is better than 0.1 at every number of examples tried.
 pub const RIDGE: f32 = 0.01;
@@ -28,26 +28,20 @@ impl Logistic {
         let total = weights.iter().sum::<f32>().max(1e-12);
         // The last parameter is the bias.
         let loss = |p: &[f32], gradient: &mut [f32]| -> f32 {
-            let w = Matrix { rows: n, cols: 1, data: p[..n].to_vec() };
-            let mut logits = Matrix::zeros(x.rows, 1);
-            multiply(x, As::Is, &w, As::Is, 0.0, &mut logits);
             let mut sum = 0.0f64;
-            let mut bias_gradient = 0.0f32;
-            for ((z, target), weight) in logits.data.iter_mut().zip(targets).zip(weights) {
-                let logit = *z + p[n];
+            for (g, w) in gradient.iter_mut().zip(&p[..n]) {
+                *g = RIDGE * w;
+            }
+            gradient[n] = 0.0;
+            for ((row, target), weight) in x.data.chunks_exact(n.max(1)).zip(targets).zip(weights) {
+                let logit = dot(row, &p[..n]) + p[n];
                 let signed = if *target { logit } else { -logit };
                 // log(1 + exp(-s)) without overflow.
                 sum += f64::from(weight / total * ((-signed.abs()).exp().ln_1p() + (-signed).max(0.0)));
-                let error = sigmoid(logit) - if *target { 1.0 } else { 0.0 };
-                *z = weight / total * error;
-                bias_gradient += *z;
+                let error = weight / total * (sigmoid(logit) - if *target { 1.0 } else { 0.0 });
+                gradient.iter_mut().zip(row).for_each(|(g, v)| *g += error * v);
+                gradient[n] += error;
             }
-            let mut g = Matrix::zeros(n, 1);
-            multiply(x, As::Transposed, &logits, As::Is, 0.0, &mut g);
-            for ((out, g), w) in gradient.iter_mut().zip(&g.data).zip(&p[..n]) {
-                *out = g + RIDGE * w;
-            }
-            gradient[n] = bias_gradient;
             (sum + 0.5 * f64::from(RIDGE) * f64::from(dot(&p[..n], &p[..n]))) as f32
         };
         let mut p = minimise(vec![0.0; n + 1], loss);
@@ -57,10 +51,7 @@ impl Logistic {
 
     /// Logarithm of the odds of each row.
     pub fn logits(&self, x: &Matrix) -> Vec<f32> {
-        let w = Matrix { rows: x.cols, cols: 1, data: self.weight.clone() };
-        let mut out = Matrix::zeros(x.rows, 1);
-        multiply(x, As::Is, &w, As::Is, 0.0, &mut out);
-        out.data.iter().map(|z| z + self.bias).collect()
+        x.data.chunks_exact(x.cols.max(1)).map(|row| dot(row, &self.weight) + self.bias).collect()
     }
 }
 
@@ -69,8 +60,18 @@ pub fn sigmoid(z: f32) -> f32 {
     1.0 / (1.0 + (-z).exp())
 }
 
+/// In sixteen lanes, which the compiler turns into wide instructions; a library's product packs the matrix anew for
+/// every vector.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    let mut lanes = [0.0f32; 16];
+    let (a_chunks, b_chunks) = (a.chunks_exact(16), b.chunks_exact(16));
+    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// L-BFGS with a backtracking line search. Ends when the gradient is small or no step makes it better.
