@@ -119,7 +119,18 @@ fn the_page_has_an_example_for_every_schema() {
     let titles: Vec<&str> = page.keys().map(String::as_str).collect();
     assert_eq!(
         titles,
-        ["alarm", "audit", "availability", "daemon", "event", "health", "pair", "proof_test", "setting"]
+        [
+            "alarm",
+            "audit",
+            "availability",
+            "daemon",
+            "event",
+            "health",
+            "pair",
+            "proof_test",
+            "setting",
+            "state"
+        ]
     );
     for (example, schema) in page.values() {
         check(schema, example);
