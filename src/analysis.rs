@@ -7,6 +7,7 @@
 mod observe;
 mod reload;
 mod shadow;
+mod states;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 
 pub use reload::{Order, Reconfigure};
 pub use shadow::Shadow;
+use states::Held;
+pub use states::Lesson;
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
@@ -34,7 +37,7 @@ use crate::types::command::{self, Action, Answer, Command, Refusal};
 use crate::types::{
     CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
     MetricScene, PairStatus, ProofStage, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot,
-    StageTimes, State, Transition, Trust, Verdict,
+    StageTimes, State, StateName, Transition, Trust, Verdict,
 };
 use crate::view::{Profile, View, ViewSettings};
 
@@ -121,6 +124,8 @@ struct CameraRun {
     latency: Latency,
     said: Option<CameraStatus>,
     view: View,
+    /// Taught states.
+    states: BTreeMap<StateName, Held>,
     /// Pictures that were taken before are another camera's of the same name.
     born: Timestamp,
 }
@@ -221,7 +226,11 @@ impl Analysis {
         times.heads = seen.since(started);
         times.geometry = measured.since(seen);
         let local = LocalTime::at(now.utc, &self.zone);
-        camera.judge(now, &scene, &metric, times, |rule| when::disarmed(&rule.when, &around.topics, local));
+        camera.note_states(&scene);
+        let states = camera.known_states(now.mono);
+        camera.judge(now, &scene, &metric, times, |rule| {
+            when::disarmed(&rule.when, &around.topics, &states, local)
+        });
         camera.note(now.mono, scene.captured);
         times.rules = clock::monotonic().since(measured);
 
@@ -301,8 +310,9 @@ impl Analysis {
         }
         for (id, camera) in &mut self.cameras {
             let fault = around.health.get(id).and_then(fault).or(camera.view.fault());
+            let states = camera.known_states(now.mono);
             for rule in &mut camera.rules {
-                let condition = when::disarmed(&rule.guard.settings().when, &around.topics, local);
+                let condition = when::disarmed(&rule.guard.settings().when, &around.topics, &states, local);
                 let ended = rule.guard.tick(now, fault, condition);
                 let times = deciding.filter(|(camera, _)| *camera == id).map(|(_, times)| times);
                 let occasion = Occasion { camera: id, utc: now.utc, resay, times };
@@ -312,6 +322,7 @@ impl Analysis {
                 rule.report(&occasion, output);
             }
             camera.report(id, now, around, resay, output);
+            camera.report_states(id, now, resay, output);
         }
         self.remember(output);
     }
@@ -371,6 +382,7 @@ impl CameraRun {
             latency: Latency::default(),
             said: None,
             view,
+            states: BTreeMap::new(),
             born: Timestamp::default(),
         }
     }
@@ -595,6 +607,8 @@ pub struct Wiring {
     pub memory: Arc<Latest<Memory>>,
     /// New configurations. The thread ends when nobody can give any more.
     pub orders: Receiver<Order>,
+    /// What was taught anew.
+    pub lessons: Receiver<Lesson>,
     /// The proof test's camera, when there is a proof test.
     pub shadow: Option<Shadow>,
     /// Beats on every wake-up.
@@ -620,6 +634,9 @@ pub fn spawn(mut analysis: Analysis, mut wiring: Wiring) -> std::io::Result<Join
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => break,
+            }
+            for lesson in wiring.lessons.try_iter() {
+                wiring.deliver(analysis.teach(lesson));
             }
             let around = wiring.look(&analysis);
             for seen in batch {

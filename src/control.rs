@@ -68,6 +68,16 @@ pub enum Ask {
     Arm(Target),
     /// Switch the rule off without an end.
     Disarm(Target),
+    /// Take up what was taught in a folder.
+    Taught {
+        /// The folder, which must be the one that this daemon reads.
+        dir: PathBuf,
+    },
+    /// The newest picture of a camera.
+    Picture {
+        /// The camera.
+        camera: CameraId,
+    },
 }
 
 /// A rule.
@@ -88,6 +98,16 @@ pub enum Reply {
         /// The rules that were asked about.
         rules: Vec<RuleStatus>,
     },
+    /// A camera's picture.
+    Picture {
+        /// JPEG, two hexadecimal digits a byte.
+        jpeg_hex: String,
+    },
+    /// It is done.
+    Done {
+        /// What, in words.
+        done: String,
+    },
     /// Why not.
     Refused {
         /// In words.
@@ -95,17 +115,22 @@ pub enum Reply {
     },
 }
 
+/// Answers what is no matter of the rules, on a thread that may wait: teaching. An error is a refusal in words.
+pub type Teaching = Arc<dyn Fn(Ask) -> Result<Reply, String> + Send + Sync>;
+
 impl Ask {
-    fn action(self) -> Action {
+    /// What the analysis is asked; the request itself when it is none of its matters.
+    fn action(self) -> Result<Action, Self> {
         let (Target { camera, rule }, order) = match self {
-            Self::List => return Action::List,
+            Self::Taught { .. } | Self::Picture { .. } => return Err(self),
+            Self::List => return Ok(Action::List),
             Self::Ack(target) => (target, Order::Acknowledge),
             Self::Shelve { target, for_s } => (target, Order::Shelve(Duration::from_secs(for_s))),
             Self::Unshelve(target) => (target, Order::Unshelve),
             Self::Arm(target) => (target, Order::Arm(true)),
             Self::Disarm(target) => (target, Order::Arm(false)),
         };
-        Action::Rule { camera, rule, order }
+        Ok(Action::Rule { camera, rule, order })
     }
 }
 
@@ -117,6 +142,7 @@ impl Ask {
 pub fn spawn(
     path: PathBuf,
     commands: CommandSender,
+    teaching: Teaching,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let listener = listen(&path)?;
@@ -130,9 +156,9 @@ pub fn spawn(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let commands = commands.clone();
+                    let (commands, teaching) = (commands.clone(), teaching.clone());
                     tokio::spawn(async move {
-                        serve(stream, &commands).await;
+                        serve(stream, &commands, teaching).await;
                         drop(permit);
                     });
                 }
@@ -165,10 +191,10 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(mut stream: UnixStream, commands: &CommandSender) {
+async fn serve(mut stream: UnixStream, commands: &CommandSender, teaching: Teaching) {
     let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
     let reply = match timeout(CLIENT_PATIENCE, read_line(&mut stream, REQUEST_MAX_BYTES)).await {
-        Ok(Ok(line)) => answer(&line, uid, commands).await,
+        Ok(Ok(line)) => answer(&line, uid, commands, teaching).await,
         // Whoever does not ask needs no answer.
         Ok(Err(_)) | Err(_) => return,
     };
@@ -187,7 +213,7 @@ async fn read_line(stream: &mut UnixStream, max_bytes: u64) -> io::Result<Vec<u8
     Ok(line)
 }
 
-async fn answer(line: &[u8], uid: Option<u32>, commands: &CommandSender) -> Reply {
+async fn answer(line: &[u8], uid: Option<u32>, commands: &CommandSender, teaching: Teaching) -> Reply {
     let refused = |error: String| Reply::Refused { error };
     let request: Request = match serde_json::from_slice(line) {
         Ok(request) => request,
@@ -200,7 +226,18 @@ async fn answer(line: &[u8], uid: Option<u32>, commands: &CommandSender) -> Repl
         }
         _ => uid,
     };
-    let (command, reply) = Command::new(request.ask.action(), &by, Via::Socket).with_reply();
+    let action = match request.ask.action() {
+        Ok(action) => action,
+        Err(ask) => {
+            let asked = tokio::task::spawn_blocking(move || teaching(ask)).await;
+            return match asked {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(why)) => refused(why),
+                Err(_) => refused("the daemon failed on it; its log says more".to_owned()),
+            };
+        }
+    };
+    let (command, reply) = Command::new(action, &by, Via::Socket).with_reply();
     if let Err(error) = commands.send(command) {
         return refused(error.to_string());
     }
@@ -254,7 +291,11 @@ mod tests {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
         let (sender, commands) = channel();
-        let task = runtime.block_on(async { spawn(path.clone(), sender, stopped) }).unwrap();
+        let task = runtime
+            .block_on(async {
+                spawn(path.clone(), sender, Arc::new(|_| Err("no lessons".to_owned())), stopped)
+            })
+            .unwrap();
         (Site { runtime, path, stop, task, _folder: folder }, commands)
     }
 

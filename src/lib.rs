@@ -29,6 +29,7 @@ pub mod publish;
 pub mod replay;
 pub mod rules;
 pub mod slot;
+pub mod teach;
 pub mod telemetry;
 pub mod types;
 pub mod view;

@@ -259,6 +259,7 @@ mod tests {
                 grid: Grid { rows: 0, cols: 0, patch_px: 14 },
                 floor: vec![],
                 depth: None,
+                states: vec![],
                 trust: Trust::Trusted,
             },
             metric: MetricScene {

@@ -443,7 +443,11 @@ fn control_requests() {
     let (_stop, stopped) = watch::channel(false);
     let (sender, commands) = channel();
     let runtime = runtime();
-    let _task = runtime.block_on(async { control::spawn(path.clone(), sender, stopped) }).unwrap();
+    let _task = runtime
+        .block_on(async {
+            control::spawn(path.clone(), sender, std::sync::Arc::new(|_| Err(String::new())), stopped)
+        })
+        .unwrap();
     std::thread::spawn(move || {
         for command in commands {
             let answer = match command.action {

@@ -15,7 +15,8 @@ use standoff::types::command::{Deed, Ordered, Via};
 use standoff::types::{
     CameraId, CameraState, CameraStatus, ClassName, DaemonStatus, Distance, DistanceKind, Evidence,
     Happening, Held, Monitor, NodeId, PairId, PairStatus, ProofReport, ProofStage, Reading, Reason, Report,
-    RuleId, RuleStatus, RunsOn, StageTimes, State, Transition, ViewStatus,
+    RuleId, RuleStatus, RunsOn, StageTimes, State, StateName, StateStatus, StateValue, Transition,
+    ViewStatus,
 };
 
 /// Example and schema of each section of the page.
@@ -118,7 +119,18 @@ fn the_page_has_an_example_for_every_schema() {
     let titles: Vec<&str> = page.keys().map(String::as_str).collect();
     assert_eq!(
         titles,
-        ["alarm", "audit", "availability", "daemon", "event", "health", "pair", "proof_test", "setting"]
+        [
+            "alarm",
+            "audit",
+            "availability",
+            "daemon",
+            "event",
+            "health",
+            "pair",
+            "proof_test",
+            "setting",
+            "state"
+        ]
     );
     for (example, schema) in page.values() {
         check(schema, example);
@@ -248,6 +260,27 @@ fn every_reading_is_as_the_page_says() {
         (&cut["bound"], &cut["lower_m"], &cut["upper_m"]),
         (&json!("at_most"), &json!(0.2), &json!(1.9))
     );
+}
+
+#[test]
+fn a_taught_state_fits_its_schema_known_or_not() {
+    let schema = &page()["state"].1;
+    for value in [None, Some(StateValue::new("open").unwrap())] {
+        let status = StateStatus {
+            camera: CameraId::new("dock").unwrap(),
+            state: StateName::new("door-3").unwrap(),
+            value: value.clone(),
+            probability: 0.97,
+            captured: UtcMillis(4),
+            ts: UtcMillis(5),
+            valid_for: Duration::from_secs(10),
+        };
+        let message = message::state(&node(), &status);
+        assert_eq!((message.topic.as_str(), message.retain), ("standoff/n/camera/dock/state/door-3", true));
+        let json: Value = serde_json::from_slice(&message.payload).unwrap();
+        check(schema, &json);
+        assert_eq!(json["value"], json!(value.map(|value| value.to_string())));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ const ROWS: [&[&str]; 8] = [
     &["main", "cli"],
     &["daemon", "replay"],
     &["config"],
-    &["ingest", "infer", "analysis", "memory", "control", "publish", "console", "pictures"],
+    &["ingest", "infer", "analysis", "memory", "control", "publish", "console", "pictures", "teach"],
     &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "audit", "view"],
     &["geometry", "preprocess", "model"],
     &["types", "metrics", "telemetry", "heartbeat"],

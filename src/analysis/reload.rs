@@ -94,7 +94,8 @@ impl CameraRun {
     fn be_forgotten(self, id: CameraId, now: Now, output: &mut Output) {
         let rules = self.rules.iter().map(|rule| Gone::Rule(Box::new(rule.status(&id, now.utc))));
         let pairs = self.setup.site.pairs.iter().map(|pair| Gone::Pair(id.clone(), pair.id.clone()));
-        output.statements.extend(rules.chain(pairs).map(Statement::Gone));
+        let states = self.states.keys().map(|state| Gone::State(id.clone(), state.clone()));
+        output.statements.extend(rules.chain(pairs).chain(states).map(Statement::Gone));
         output.statements.push(Statement::Gone(Gone::Camera(id)));
     }
 

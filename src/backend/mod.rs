@@ -33,7 +33,7 @@ pub struct BackendSettings {
     pub threads: Option<usize>,
     /// Heads that become part of the graph.
     pub heads: Vec<GraphHead>,
-    /// Whether [`Features::layers`] are wanted: training and `standoff probe` read them, the daemon does not. Without
+    /// Whether [`Features::layers`] are wanted: training and what was taught on site read them. Without
     /// them they are empty, which saves 2.7 MB a frame.
     pub layers: bool,
     /// What it shall run on.

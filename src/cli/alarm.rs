@@ -101,11 +101,14 @@ pub fn run(arguments: &AlarmArguments) -> anyhow::Result<ExitCode> {
             eprintln!("standoff: refused: {error}");
             Ok(ExitCode::FAILURE)
         }
+        Reply::Picture { .. } | Reply::Done { .. } => {
+            Err(anyhow::anyhow!("the daemon answered something else"))
+        }
     }
 }
 
 /// The socket of the machine's daemon, else of one that this user runs by hand.
-fn found() -> PathBuf {
+pub(super) fn found() -> PathBuf {
     let system = PathBuf::from(SYSTEM_SOCKET);
     let own = config::default_state_dir(&std::env::vars().collect::<Vec<_>>()).join(control::SOCKET);
     if !system.exists() && own.exists() { own } else { system }

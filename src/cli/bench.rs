@@ -69,7 +69,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     }
     let (frames, decode) = decode(arguments, camera.id.clone())?;
 
-    let mut settings = config.model.backend(heads::shipped::graph_heads()?);
+    let mut settings = config.backend(heads::shipped::graph_heads()?);
     settings.max_batch = 1;
     let mut with_heads = backend::open(&settings)?;
     settings.heads = vec![];
@@ -99,6 +99,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
             .filter_map(|statement| match statement {
                 Statement::Rule(status) => Some(message::alarm(&config.node, status)),
                 Statement::Camera(status) => Some(message::health(&config.node, status)),
+                Statement::State(status) => Some(message::state(&config.node, status)),
                 Statement::Pair(status) => Some(message::pair(&config.node, status)),
                 Statement::Picture(picture) => Some(message::picture(&config.node, picture)),
                 Statement::Report(report) => Some(message::report(&config.node, report)),

@@ -24,6 +24,7 @@ pub mod progress;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod teach;
 pub mod train;
 
 use std::path::PathBuf;
@@ -66,6 +67,8 @@ pub enum Command {
     Probe(probe::ProbeArguments),
     /// Show where the time of a frame goes
     Bench(bench::BenchArguments),
+    /// Teach a class or a state by a few examples, while the daemon runs
+    Teach(teach::TeachArguments),
     /// Train a head on labelled frames
     Train(train::Args),
     /// Say what is installed, what is missing and how to mend it
@@ -104,6 +107,7 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Replay(arguments) => replay::run(arguments),
         Command::Probe(arguments) => probe::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Teach(arguments) => teach::run(arguments),
         Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),

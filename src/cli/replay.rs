@@ -76,7 +76,7 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let setup = daemon::setup_of(&config, &camera);
     config.cameras = vec![camera];
 
-    let settings = BackendSettings { max_batch: 1, ..config.model.backend(heads::shipped::graph_heads()?) };
+    let settings = BackendSettings { max_batch: 1, ..config.backend(heads::shipped::graph_heads()?) };
     let mut backend = backend::open(&settings)?;
     let mut analysis = daemon::analysis_of(&config)?;
     let clip = Clip::open(&arguments.clip, setup.id.clone())?;

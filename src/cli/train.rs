@@ -3,7 +3,7 @@
 
 mod dataset;
 mod depth;
-mod matrix;
+
 mod score;
 mod segment;
 mod surface;
@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::{self, Backend, BackendSettings};
 use crate::heads::HeadFile;
+use crate::model::matrix;
 use dataset::{Labels, Tokens, pictures, tokens};
 use segment::Example;
 

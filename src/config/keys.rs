@@ -167,6 +167,11 @@ static MODEL: Section = Section {
             "Floats on a GPU: `mixed` (16 bits where that is enough) or `full` (32). The CPU always takes 32.",
         ),
         optional(
+            "taught",
+            Kind::Path,
+            "Folder of what `standoff teach` learned. Without it `taught` in the state folder.",
+        ),
+        optional(
             "recorded",
             Kind::Path,
             "FOR TESTS ONLY: a file of features (`standoff bench --record`) that answers instead of the model, whatever the cameras see.",
@@ -641,11 +646,16 @@ static SEPARATION: Section = Section {
 };
 
 static CONDITION: Section = Section {
-    about: "One condition: an MQTT topic (`topic` with `is` or `is_not`) or a time of day (`time`, `days`).",
+    about: "One condition: an MQTT topic (`topic` with `is` or `is_not`), a taught state (`state` with `is` or `is_not`) or a time of day (`time`, `days`).",
     keys: &[
         optional("topic", Kind::Topic, "An MQTT topic; its values should be published retained."),
-        optional("is", Kind::Text, "It holds while the topic has this value."),
-        optional("is_not", Kind::Text, "It holds while the topic has another value."),
+        optional(
+            "state",
+            Kind::Name,
+            "A state that `standoff teach` learned, as this camera shows it. One that is unknown counts as holding.",
+        ),
+        optional("is", Kind::Text, "It holds while the topic or state has this value."),
+        optional("is_not", Kind::Text, "It holds while the topic or state has another value."),
         optional(
             "time",
             Kind::Window,

@@ -119,6 +119,8 @@ pub struct ModelSettings {
     pub batch_wait: Duration,
     /// A file of recorded features that answers instead of the model.
     pub recorded: Option<PathBuf>,
+    /// Folder of what was taught, where it is not the one in the state folder.
+    pub taught: Option<PathBuf>,
 }
 
 impl ModelSettings {
@@ -237,6 +239,26 @@ impl Config {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(Problems::new(&around.file, problems)),
         }
+    }
+
+    /// The folder of what was taught.
+    pub fn taught_dir(&self) -> PathBuf {
+        self.model.taught.clone().unwrap_or_else(|| self.state_dir.join(crate::teach::FOLDER))
+    }
+
+    /// Whether the backbone's tokens are wanted on the host: where something was or can be taught. A GPU gives them only
+    /// where the key or the folder says so, because that costs 2.7 MB a frame over the bus and another engine.
+    pub fn reads_tokens(&self) -> bool {
+        self.model.recorded.is_none()
+            && (self.model.taught.is_some()
+                || self.taught_dir().is_dir()
+                || self.model.backend == Wanted::Cpu
+                || crate::backend::driver::cuda_driver().is_none())
+    }
+
+    /// What a backend with these heads is opened with.
+    pub fn backend(&self, heads: Vec<GraphHead>) -> BackendSettings {
+        BackendSettings { layers: self.reads_tokens(), ..self.model.backend(heads) }
     }
 
     /// The MQTT topics that conditions of rules read, each once.

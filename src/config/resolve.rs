@@ -29,7 +29,9 @@ use crate::publish::{MqttSettings, MqttVersion};
 use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
 use crate::types::ids::InvalidName;
-use crate::types::{CameraId, ClassName, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret};
+use crate::types::{
+    CameraId, ClassName, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret, StateName, StateValue,
+};
 use crate::view::ViewSettings;
 
 /// What the shipped heads can find in a picture.
@@ -51,11 +53,12 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
     if file.has("cameras") && cameras.is_empty() {
         file.wrong_key("cameras", "there is no camera");
     }
+    let state_dir = state_dir(&file, around);
+    let taught = taught_classes(model.as_ref(), &state_dir);
     let cameras: Vec<Camera> =
-        cameras.iter().filter_map(|(name, section)| camera(name, section, around)).collect();
+        cameras.iter().filter_map(|(name, section)| camera(name, section, around, &taught)).collect();
     let outbox = file.section("outbox").and_then(|section| outbox(&section));
     let home_assistant = file.section("home_assistant").and_then(|section| home_assistant(&section));
-    let state_dir = state_dir(&file, around);
     let modbus = if_there(&file, "modbus", |section| modbus(section, &cameras));
     let webhook = if_there(&file, "webhook", |section| webhook(section, around));
     let control_socket = control_socket(&state_dir, around);
@@ -201,6 +204,7 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         let path = around.folder.join(text);
         if path.is_file() { Ok(path) } else { Err(format!("'{}' is not a file", path.display())) }
     });
+    let taught = section.text("taught").map(|text| around.folder.join(text));
     let (name, size) = (section.text("name"), section.size("input"));
     let (threads, max_batch) = (section.integer("threads"), section.integer("max_batch"));
     let backend = section.parsed("backend", |text| match text {
@@ -227,6 +231,7 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         precision: precision?,
         batch_wait: batch_wait?,
         recorded,
+        taught,
     })
 }
 
@@ -403,7 +408,7 @@ fn password(section: &Reader<'_>, around: &Surroundings) -> Option<Secret> {
     inline.or_else(|| section.parsed("password_file", read))
 }
 
-fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Camera> {
+fn camera(name: &str, section: &Reader<'_>, around: &Surroundings, taught: &[String]) -> Option<Camera> {
     let id = named(section, CameraId::new(name));
     if name == PROOF_CAMERA {
         section.wrong("this name is the proof test's own; take another");
@@ -422,8 +427,10 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings) -> Option<Cam
         section.named("edges").iter().filter_map(|(name, edge_)| edge(name, edge_)).collect();
     let edge_names: Vec<&str> = section.names("edges");
     let pair_names: Vec<&str> = section.names("pairs");
+    let classes: Vec<&str> = CLASSES.into_iter().chain(taught.iter().map(String::as_str)).collect();
+    let pairs = section.named("pairs");
     let pairs: Vec<Pair> =
-        section.named("pairs").iter().filter_map(|(name, pair_)| pair(name, pair_, &edge_names)).collect();
+        pairs.iter().filter_map(|(name, pair_)| pair(name, pair_, &edge_names, &classes)).collect();
     let rules: Vec<RuleSettings> = section
         .named("rules")
         .iter()
@@ -515,6 +522,16 @@ pub(super) fn source(section: &Reader<'_>, around: &Surroundings) -> Option<Came
     }
 }
 
+/// The classes that the site has taught. A file that is damaged teaches none; whoever fits or runs names it.
+fn taught_classes(model: Option<&ModelSettings>, state_dir: &Path) -> Vec<String> {
+    let named = model.and_then(|model| model.taught.clone());
+    let dir = named.unwrap_or_else(|| state_dir.join(crate::teach::FOLDER));
+    let taught = crate::teach::load(&dir).ok().flatten();
+    taught
+        .map(|taught| taught.classes.iter().map(|class| class.name.to_string()).collect())
+        .unwrap_or_default()
+}
+
 fn edge(name: &str, section: &Reader<'_>) -> Option<Edge> {
     let id = named(section, EdgeId::new(name));
     if CLASSES.contains(&name) {
@@ -523,13 +540,13 @@ fn edge(name: &str, section: &Reader<'_>) -> Option<Edge> {
     Some(Edge { line_m: section.line("line_m")?, id: id? })
 }
 
-fn pair(name: &str, section: &Reader<'_>, edges: &[&str]) -> Option<Pair> {
+fn pair(name: &str, section: &Reader<'_>, edges: &[&str], classes: &[&str]) -> Option<Pair> {
     let id = named(section, PairId::new(name));
     let class = |text: &str| {
-        if CLASSES.contains(&text) {
+        if classes.contains(&text) {
             return ClassName::new(text).map_err(|error| error.to_string());
         }
-        Err(format!("no head knows the class '{}'{}", start(text), hint(text, &CLASSES)))
+        Err(format!("no head knows the class '{}'{}", start(text), hint(text, classes)))
     };
     let from = section.parsed("from", |text| {
         if edges.contains(&text) { Err("an edge can only be `to`".to_owned()) } else { class(text) }
@@ -538,7 +555,7 @@ fn pair(name: &str, section: &Reader<'_>, edges: &[&str]) -> Option<Pair> {
         if edges.contains(&text) {
             return EdgeId::new(text).map(PairEnd::Edge).map_err(|error| error.to_string());
         }
-        let known: Vec<&str> = edges.iter().copied().chain(CLASSES).collect();
+        let known: Vec<&str> = edges.iter().chain(classes).copied().collect();
         class(text).map(PairEnd::Class).map_err(|_| {
             format!("'{}' is neither an edge of this camera nor a class{}", start(text), hint(text, &known))
         })
@@ -643,6 +660,21 @@ fn condition(section: &Reader<'_>) -> Option<Condition> {
         let fits = (1..=200).contains(&text.chars().count()) && !text.contains(char::is_control);
         if fits { Ok(text.to_owned()) } else { Err("must be one line of 1 to 200 characters") }
     });
+    let state = section.parsed("state", |text| StateName::new(text).map_err(|error| error.to_string()));
+    let value =
+        |key: &str| section.parsed(key, |text| StateValue::new(text.trim()).map_err(|e| e.to_string()));
+    if section.has("state") {
+        let others = ["topic", "time", "days"].iter().any(|key| section.has(key));
+        let (key, is) = if section.has("is") { ("is", true) } else { ("is_not", false) };
+        if others || section.has("is") == section.has("is_not") {
+            section.wrong("`state` stands with either `is` or `is_not`, and nothing else but `reason`");
+            return None;
+        }
+        let (state, value) = (state?, value(key)?);
+        let word = if is { "is not" } else { "is" };
+        let reason = reason.unwrap_or_else(|| format!("{state} {word} {value}"));
+        return Some(Condition::State { state, value, is, reason });
+    }
     let (is, is_not) = (section.text("is"), section.text("is_not"));
     let (time, days) = (section.window("time"), section.days("days"));
     match (section.has("topic"), section.has("time"), section.has("is"), section.has("is_not")) {
@@ -663,7 +695,9 @@ fn condition(section: &Reader<'_>) -> Option<Condition> {
             Some(Condition::TimeWindow { from, to, days, reason })
         }
         _ => {
-            section.wrong("must be `topic` with either `is` or `is_not`, or `time` with or without `days`");
+            section.wrong(
+                "must be `topic` or `state` with either `is` or `is_not`, or `time` with or without `days`",
+            );
             None
         }
     }

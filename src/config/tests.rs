@@ -145,7 +145,11 @@ fn each_fault_has_its_message() {
         ("url: rtsp", "url: http", "url: "),
         ("url: rtsp", "file: clip.mp4\n    url: rtsp", "file: only one of `url`, `file` and `images` can be"),
         ("url: rtsp://user:hunter2@192.0.2.1/stream", "file: no.mp4", "no.mp4' does not exist"),
-        ("is_not: no", "is_not: no, is: yes", "when[0]: must be `topic` with either `is` or `is_not`"),
+        (
+            "is_not: no",
+            "is_not: no, is: yes",
+            "when[0]: must be `topic` or `state` with either `is` or `is_not`",
+        ),
         ("22:00-06:00", "22:00-22:00", "'22:00-22:00' is not such a window"),
         ("[Mon, sun]", "[Mon, sunday]", "when[1].days[1]: days are wanted"),
         ("    pairs:", "    mqtt: 1\n    pairs:", "cameras.dock.mqtt: unknown key; known here: url, file"),

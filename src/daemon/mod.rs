@@ -11,6 +11,7 @@ pub mod reload;
 mod scribe;
 mod status;
 pub mod supervisor;
+mod teaching;
 pub mod views;
 
 use std::collections::BTreeMap;
@@ -158,13 +159,16 @@ impl Daemon {
         let remembered = newest.clone();
         outbox.show_after(move |patience| remembered.wait_settled(patience));
         let (commands, asked) = command::channel();
-        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands)?;
+        let (snapshot_sender, snapshots) = watch::channel(None);
+        let (lessons, lessons_of) = sync_channel(1);
+        let teaching = teaching::teaching(config, lessons, snapshots.clone());
+        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands, teaching)?;
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
         }
 
         let mut observers = Observers::start(config, &runtime, &outbox, &heart)?;
-        let chosen = match backend::choose(&config.model.backend(heads::shipped::graph_heads()?)) {
+        let chosen = match backend::choose(&config.backend(heads::shipped::graph_heads()?)) {
             Ok(chosen) => chosen,
             Err(error) => {
                 observers.stop(&runtime);
@@ -181,7 +185,6 @@ impl Daemon {
         observers.backend_is(RunsOn { name: spec.name.clone(), problem: chosen.problem() });
 
         let (seen_sender, seen) = sync_channel(1);
-        let (snapshot_sender, snapshots) = watch::channel(None);
         let (orders, orders_of) = sync_channel(1);
         let (sites, sites_of) = watch::channel(sites(config));
         let (sightings, pictures) = pictures::spawn(pictures_of(config), sites_of, outbox.clone())?;
@@ -198,6 +201,7 @@ impl Daemon {
             commands: asked,
             memory: newest,
             orders: orders_of,
+            lessons: lessons_of,
             pulse: heart.pulse(Part::Analysis, clock::monotonic()),
         };
         let analysis = analysis::spawn(analysis, wiring)?;
@@ -338,6 +342,7 @@ impl Sinks {
         inputs: &Arc<InputBoard>,
         heart: &Arc<Heart>,
         commands: CommandSender,
+        teaching: control::Teaching,
     ) -> Result<Self, WebhookError> {
         let (shutdown, stopped) = watch::channel(false);
         let (watch_topics, topics) = watch::channel(config.watched_topics());
@@ -364,7 +369,7 @@ impl Sinks {
             tasks.push((webhook::NAME, webhook::spawn(settings, node, reader, stopped.clone())?));
         }
         let socket = config.control_socket.clone();
-        let control = control::spawn(socket, commands, stopped).map_err(|error| {
+        let control = control::spawn(socket, commands, teaching, stopped).map_err(|error| {
             let socket = config.control_socket.display();
             tracing::error!("{socket} cannot be made: {error}; `standoff alarm` will not reach this daemon");
         });
@@ -447,7 +452,7 @@ fn pictures_of(config: &Config) -> pictures::Settings {
 
 /// The analysis of a configuration, with the shipped heads.
 pub fn analysis_of(config: &Config) -> Result<Analysis, HeadError> {
-    let heads = heads::shipped::heads(&classes(config))?;
+    let heads = teaching::heads_of(config)?;
     Ok(Analysis::new(TimeZone::system(), heads, camera_setups(config), clock::utc()))
 }
 

@@ -7,10 +7,10 @@ use std::fmt;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::{Daemon, camera_setups, classes, sites};
+use super::{Daemon, camera_setups, sites, teaching};
 use crate::analysis::{Order, Reconfigure};
 use crate::config::{Camera, Config};
-use crate::heads::{self, HeadError};
+use crate::heads::HeadError;
 use crate::ingest::{self, IngestError};
 use crate::metrics::METRICS;
 use crate::types::{CameraId, RuleId};
@@ -132,7 +132,7 @@ impl Daemon {
     /// As [`ReloadError`]; after [`ReloadError::HalfWay`] the daemon is to be stopped.
     pub fn reload(&mut self, new: Config) -> Result<Changes, ReloadError> {
         let changes = plan(&self.config, &new)?;
-        let heads = heads::shipped::heads(&classes(&new))?;
+        let heads = teaching::heads_of(&new)?;
         let starts: Vec<&Camera> = new
             .cameras
             .iter()

@@ -478,6 +478,7 @@ mod tests {
             things,
             floor: Vec::new(),
             depth: None,
+            states: vec![],
             trust: Trust::Trusted,
         }
     }

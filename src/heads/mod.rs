@@ -8,12 +8,14 @@ pub mod file;
 pub mod segment;
 pub mod shipped;
 pub mod surface;
+pub mod taught;
 pub mod upsample;
 
 pub use depth::DepthHead;
 pub use file::HeadFile;
 pub use segment::SegmentHead;
 pub use surface::SurfaceHead;
+pub use taught::TaughtHead;
 
 use crate::types::{Features, Scene, Trust};
 
@@ -64,6 +66,7 @@ pub fn empty_scene(features: &Features) -> Scene {
         things: Vec::new(),
         floor: Vec::new(),
         depth: None,
+        states: vec![],
         trust: Trust::Trusted,
     }
 }

@@ -1,9 +1,10 @@
-//! The backbone's weights and the graph written from them.
+//! The backbone's weights and the graph written from them; matrices for what is fitted over its tokens.
 
 pub mod builder;
 mod dinov2;
 pub mod fetch;
 pub mod graph;
+pub mod matrix;
 mod naming;
 pub mod onnx;
 mod position;

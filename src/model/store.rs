@@ -157,6 +157,12 @@ impl Store {
         self.named(model, options).map(|(_, _, name)| name)
     }
 
+    /// SHA-256 of a model's file, hexadecimal.
+    pub fn sha256(&self, model: &str) -> Result<String, StoreError> {
+        let path = self.resolve(model)?;
+        Ok(hex(&Sha256::digest(fs::read(&path).map_err(at(&path))?)))
+    }
+
     /// The model's file, its bytes and the graph's name.
     fn named(
         &self,

@@ -23,7 +23,8 @@ pub use self::writer::{OpenError, Writer};
 use crate::clock::{self, Stamp};
 use crate::metrics::METRICS;
 use crate::types::{
-    CameraId, CameraStatus, PairId, PairStatus, Picture, Report, RuleId, RuleStatus, Transition,
+    CameraId, CameraStatus, PairId, PairStatus, Picture, Report, RuleId, RuleStatus, StateName, StateStatus,
+    Transition,
 };
 
 /// Events kept in memory that are not on disk. Older ones are dropped and counted.
@@ -65,6 +66,8 @@ pub enum Statement {
     Camera(CameraStatus),
     /// Distance of a pair.
     Pair(PairStatus),
+    /// Value of a taught state.
+    State(StateStatus),
     /// Picture of a camera's last alarm.
     Picture(Picture),
     /// What the daemon says of itself.
@@ -83,6 +86,8 @@ pub enum Gone {
     Camera(CameraId),
     /// A pair.
     Pair(CameraId, PairId),
+    /// A taught state.
+    State(CameraId, StateName),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +95,7 @@ enum Subject {
     Camera(CameraId),
     Rule(CameraId, RuleId),
     Pair(CameraId, PairId),
+    State(CameraId, StateName),
     Audit,
     Proof,
     Daemon,
@@ -106,6 +112,8 @@ impl Statement {
             Self::Gone(Gone::Camera(id)) => Subject::Camera(id.clone()),
             Self::Gone(Gone::Pair(camera, pair)) => Subject::Pair(camera.clone(), pair.clone()),
             Self::Pair(status) => Subject::Pair(status.camera.clone(), status.pair.clone()),
+            Self::State(status) => Subject::State(status.camera.clone(), status.state.clone()),
+            Self::Gone(Gone::State(camera, state)) => Subject::State(camera.clone(), state.clone()),
             Self::Report(Report::Audit { .. }) => Subject::Audit,
             Self::Report(Report::Proof(_)) => Subject::Proof,
             Self::Report(Report::Daemon(_)) => Subject::Daemon,

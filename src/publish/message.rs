@@ -11,7 +11,7 @@ use crate::types::command::{Setting, Via};
 use crate::types::{
     CameraId, CameraState, CameraStatus, DaemonStatus, Distance, DistanceKind, Evidence, Happening, Monitor,
     NodeId, PROOF_CAMERA, PairId, PairStatus, Picture, ProofReport, Reading, Report, RuleId, RuleStatus,
-    StageTimes, State, Transition,
+    StageTimes, State, StateName, StateStatus, StateValue, Transition,
 };
 
 /// Version of the messages; goes up when a field changes its meaning or goes.
@@ -409,6 +409,41 @@ pub fn pair(node: &NodeId, status: &PairStatus) -> Message {
         qos: 0,
         retain: false,
         expiry: Some(PAIR_EXPIRY),
+    }
+}
+
+/// Topic of the value of a taught state.
+pub fn state_topic(node: &NodeId, camera: &CameraId, state: &StateName) -> String {
+    format!("standoff/{node}/camera/{camera}/state/{state}")
+}
+
+#[derive(Serialize)]
+struct StateJson<'a> {
+    #[serde(flatten)]
+    identity: Identity<'a>,
+    state: &'a str,
+    value: Option<&'a str>,
+    probability: Option<f64>,
+    captured_ts: i64,
+    valid_for_s: f64,
+}
+
+/// The present value of a taught state: retained, said again before `valid_for_s` ends.
+pub fn state(node: &NodeId, status: &StateStatus) -> Message {
+    let json = StateJson {
+        identity: Identity::new(node, &status.camera, status.ts),
+        state: status.state.as_str(),
+        value: status.value.as_ref().map(StateValue::as_str),
+        probability: millimetres(f64::from(status.probability)),
+        captured_ts: status.captured.0,
+        valid_for_s: status.valid_for.as_secs_f64(),
+    };
+    Message {
+        topic: state_topic(node, &status.camera, &status.state),
+        payload: payload(&json),
+        qos: 1,
+        retain: true,
+        expiry: Some(status.valid_for),
     }
 }
 

@@ -379,6 +379,7 @@ impl Sink {
                 self.say_settings(&status, link);
             }
             Statement::Pair(status) => link.push(message::pair(&self.wiring.node, &status)),
+            Statement::State(status) => link.push(message::state(&self.wiring.node, &status)),
             Statement::Camera(status) => {
                 let online = message::is_available(&status);
                 if self.available.insert(status.camera.clone(), online) != Some(online) {
@@ -406,6 +407,9 @@ impl Sink {
                 link.push(last);
                 link.push(message::cleared(topic));
                 link.push(message::cleared(message::picture_topic(&self.wiring.node, &camera)));
+            }
+            Statement::Gone(Gone::State(camera, state)) => {
+                link.push(message::cleared(message::state_topic(&self.wiring.node, &camera, &state)));
             }
             // Nothing of a pair is kept by the broker.
             Statement::Gone(Gone::Pair(..)) => {}

@@ -32,7 +32,8 @@ impl Pace {
             Statement::Rule(_)
             | Statement::Picture(_)
             | Statement::Report(_)
-            | Statement::Gone(Gone::Rule(_) | Gone::Pair(..)) => {
+            | Statement::State(_)
+            | Statement::Gone(Gone::Rule(_) | Gone::Pair(..) | Gone::State(..)) => {
                 return Some(statement);
             }
             Statement::Gone(Gone::Camera(id)) => {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::UtcMillis;
+use crate::types::{StateName, StateValue};
 
 /// Minutes of a day; the end of a window that ends at midnight.
 pub const DAY_MINUTES: u16 = 24 * 60;
@@ -28,6 +29,17 @@ pub enum Condition {
         topic: String,
         /// Compared with the payload less white space at its ends.
         value: String,
+        /// What the disarmed state says while it does not hold.
+        reason: String,
+    },
+    /// A taught state of the camera has this value, or another one.
+    State {
+        /// The state.
+        state: StateName,
+        /// The value.
+        value: StateValue,
+        /// True where the value must be this one, false where it must be another.
+        is: bool,
         /// What the disarmed state says while it does not hold.
         reason: String,
     },
@@ -69,7 +81,7 @@ impl Condition {
     pub fn topic(&self) -> Option<&str> {
         match self {
             Self::TopicIs { topic, .. } | Self::TopicIsNot { topic, .. } => Some(topic),
-            Self::TimeWindow { .. } => None,
+            Self::State { .. } | Self::TimeWindow { .. } => None,
         }
     }
 
@@ -77,14 +89,16 @@ impl Condition {
         match self {
             Self::TopicIs { reason, .. }
             | Self::TopicIsNot { reason, .. }
+            | Self::State { reason, .. }
             | Self::TimeWindow { reason, .. } => reason,
         }
     }
 
-    fn holds(&self, topics: &BTreeMap<String, String>, local: LocalTime) -> bool {
+    fn holds(&self, topics: &BTreeMap<String, String>, states: &States, local: LocalTime) -> bool {
         match self {
             Self::TopicIs { topic, value, .. } => topics.get(topic).is_none_or(|now| now.trim() == value),
             Self::TopicIsNot { topic, value, .. } => topics.get(topic).is_none_or(|now| now.trim() != value),
+            Self::State { state, value, is, .. } => states.get(state).is_none_or(|now| (now == value) == *is),
             Self::TimeWindow { from, to, days, .. } => in_window(*from, *to, days, local),
         }
     }
@@ -100,15 +114,19 @@ fn in_window(from: u16, to: u16, days: &[bool; 7], local: LocalTime) -> bool {
     }
 }
 
+/// The taught states of a camera that are known.
+pub type States = BTreeMap<StateName, StateValue>;
+
 /// Why the rule is disarmed now: the reason of the first condition that does not hold. `None` means armed.
 pub fn disarmed(
     conditions: &[Condition],
     topics: &BTreeMap<String, String>,
+    states: &States,
     local: LocalTime,
 ) -> Option<String> {
     conditions
         .iter()
-        .find(|condition| !condition.holds(topics, local))
+        .find(|condition| !condition.holds(topics, states, local))
         .map(|condition| condition.reason().to_owned())
 }
 
@@ -134,31 +152,54 @@ mod tests {
         Condition::TimeWindow { from, to, days, reason: "outside working hours".into() }
     }
 
+    fn armed_but(
+        conditions: &[Condition],
+        topics: &BTreeMap<String, String>,
+        local: LocalTime,
+    ) -> Option<String> {
+        disarmed(conditions, topics, &States::new(), local)
+    }
+
+    #[test]
+    fn a_state_disarms_only_while_it_is_known() {
+        let name = StateName::new("door").unwrap();
+        let open = StateValue::new("open").unwrap();
+        let closed = StateValue::new("closed").unwrap();
+        let condition =
+            |is| Condition::State { state: name.clone(), value: open.clone(), is, reason: "r".into() };
+        let armed = |is: bool, now: Option<&StateValue>| {
+            let states: States = now.map(|value| (name.clone(), value.clone())).into_iter().collect();
+            disarmed(&[condition(is)], &BTreeMap::new(), &states, NOON).is_none()
+        };
+        assert!(armed(true, None) && armed(true, Some(&open)) && !armed(true, Some(&closed)));
+        assert!(armed(false, None) && !armed(false, Some(&open)) && armed(false, Some(&closed)));
+    }
+
     #[test]
     fn a_topic_disarms_only_by_a_value_that_was_heard() {
-        assert_eq!(disarmed(&[], &topics("docked"), NOON), None);
-        assert_eq!(disarmed(&[not_docked()], &BTreeMap::new(), NOON), None);
-        assert_eq!(disarmed(&[not_docked()], &topics("away"), NOON), None);
-        assert_eq!(disarmed(&[not_docked()], &topics(" docked\n"), NOON), Some("trailer docked".into()));
+        assert_eq!(armed_but(&[], &topics("docked"), NOON), None);
+        assert_eq!(armed_but(&[not_docked()], &BTreeMap::new(), NOON), None);
+        assert_eq!(armed_but(&[not_docked()], &topics("away"), NOON), None);
+        assert_eq!(armed_but(&[not_docked()], &topics(" docked\n"), NOON), Some("trailer docked".into()));
         let is =
             Condition::TopicIs { topic: "dock/3/trailer".into(), value: "away".into(), reason: "r".into() };
-        assert_eq!(disarmed(std::slice::from_ref(&is), &BTreeMap::new(), NOON), None);
-        assert_eq!(disarmed(std::slice::from_ref(&is), &topics("away"), NOON), None);
-        assert_eq!(disarmed(&[is], &topics("docked"), NOON), Some("r".into()));
+        assert_eq!(armed_but(std::slice::from_ref(&is), &BTreeMap::new(), NOON), None);
+        assert_eq!(armed_but(std::slice::from_ref(&is), &topics("away"), NOON), None);
+        assert_eq!(armed_but(&[is], &topics("docked"), NOON), Some("r".into()));
     }
 
     #[test]
     fn all_conditions_must_hold_and_the_first_that_does_not_gives_the_reason() {
         let conditions = [window(0, 60, [true; 7]), not_docked()];
-        assert_eq!(disarmed(&conditions, &topics("docked"), NOON), Some("outside working hours".into()));
-        assert_eq!(disarmed(&conditions[1..], &topics("docked"), NOON), Some("trailer docked".into()));
+        assert_eq!(armed_but(&conditions, &topics("docked"), NOON), Some("outside working hours".into()));
+        assert_eq!(armed_but(&conditions[1..], &topics("docked"), NOON), Some("trailer docked".into()));
     }
 
     #[test]
     fn windows_include_their_first_minute_and_not_their_last() {
         let week = [true, true, true, true, true, false, false];
         let armed = |weekday, minute| {
-            disarmed(&[window(360, 1320, week)], &BTreeMap::new(), LocalTime { weekday, minute }).is_none()
+            armed_but(&[window(360, 1320, week)], &BTreeMap::new(), LocalTime { weekday, minute }).is_none()
         };
         assert!(!armed(0, 359) && armed(0, 360) && armed(4, 1319) && !armed(4, 1320));
         assert!(!armed(5, 720), "Saturday");
@@ -168,12 +209,12 @@ mod tests {
     fn a_window_past_midnight_belongs_to_the_day_it_begins() {
         let friday = [false, false, false, false, true, false, false];
         let armed = |weekday, minute| {
-            disarmed(&[window(1320, 360, friday)], &BTreeMap::new(), LocalTime { weekday, minute }).is_none()
+            armed_but(&[window(1320, 360, friday)], &BTreeMap::new(), LocalTime { weekday, minute }).is_none()
         };
         assert!(armed(4, 1320) && armed(4, 1439) && armed(5, 0) && armed(5, 359));
         assert!(!armed(4, 0) && !armed(5, 360) && !armed(5, 1320) && !armed(3, 1400));
         let all_day = window(0, DAY_MINUTES, [true; 7]);
-        assert_eq!(disarmed(&[all_day], &BTreeMap::new(), LocalTime { weekday: 6, minute: 1439 }), None);
+        assert_eq!(armed_but(&[all_day], &BTreeMap::new(), LocalTime { weekday: 6, minute: 1439 }), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Deed, Ordered};
-use super::ids::{CameraId, PairId, RuleId};
+use super::ids::{CameraId, PairId, RuleId, StateName, StateValue};
 use super::scene::{Distance, Reading};
 use crate::clock::{Timestamp, UtcMillis};
 
@@ -323,6 +323,25 @@ pub struct PairStatus {
     pub captured: UtcMillis,
     /// When this was said.
     pub ts: UtcMillis,
+}
+
+/// A taught state of a camera.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateStatus {
+    /// The camera.
+    pub camera: CameraId,
+    /// The state.
+    pub state: StateName,
+    /// Its value; none while it is unknown.
+    pub value: Option<StateValue>,
+    /// Probability of the likeliest value in the newest frame, 0 to 1.
+    pub probability: f32,
+    /// Capture time of that frame.
+    pub captured: UtcMillis,
+    /// When this was said.
+    pub ts: UtcMillis,
+    /// How long it may be believed without being said again.
+    pub valid_for: Duration,
 }
 
 /// What a camera's connection is doing.

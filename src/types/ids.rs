@@ -75,6 +75,14 @@ id!(
     CameraId
 );
 id!(
+    /// A taught state: `dock-door`.
+    StateName
+);
+id!(
+    /// A value of a taught state: `open`.
+    StateValue
+);
+id!(
     /// One rule of a camera.
     RuleId
 );

@@ -14,18 +14,20 @@ pub mod snapshot;
 pub use command::{Command, CommandSender};
 pub use event::{
     CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, Monitor, PairStatus, Reason,
-    RuleStatus, StageTimes, State, Transition, Verdict, ViewStatus,
+    RuleStatus, StageTimes, State, StateStatus, Transition, Verdict, ViewStatus,
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{
     ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat,
     Pixels, Plane,
 };
-pub use ids::{CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId};
+pub use ids::{
+    CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId, StateName, StateValue,
+};
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{
     Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
-    SurfaceVote, Thing, Trust,
+    StateReading, SurfaceVote, Thing, Trust,
 };
 pub use secret::Secret;
 pub use snapshot::{Picture, Sighting, Snapshot};

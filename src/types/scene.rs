@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::event::Reason;
 use super::features::{Grid, PixelTransform};
-use super::ids::{CameraId, ClassName, EdgeId, PairId};
+use super::ids::{CameraId, ClassName, EdgeId, PairId, StateName, StateValue};
 use crate::clock::{Timestamp, UtcMillis};
 
 /// What the heads saw in one frame. Pixels only.
@@ -29,8 +29,21 @@ pub struct Scene {
     pub floor: Vec<f32>,
     /// Depth of every patch, when a head gives it.
     pub depth: Option<DepthMap>,
+    /// Taught states, as this one frame shows them.
+    pub states: Vec<StateReading>,
     /// Whether the picture can be believed at all.
     pub trust: Trust,
+}
+
+/// What one frame shows of a taught state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateReading {
+    /// The state.
+    pub state: StateName,
+    /// Its value; none when the frame is unlike every example, or between two values.
+    pub value: Option<StateValue>,
+    /// Probability of the likeliest value, 0 to 1.
+    pub probability: f32,
 }
 
 /// Whether a picture counts as evidence.

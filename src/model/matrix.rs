@@ -1,4 +1,4 @@
-//! Dense matrices for the training: products by `matrixmultiply`, a Cholesky solver.
+//! Dense matrices for what is fitted here: products by `matrixmultiply`, a Cholesky solver, Adam. Pure.
 
 /// A row-major matrix.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,82 @@
+//! Nearest neighbours by cosine, as the DINOv2 paper classifies: the k most similar examples vote with the weight
+//! `exp(similarity / 0.07)`. Pure.
+
+use crate::model::matrix::{As, Matrix, multiply};
+
+/// Temperature of the votes (DINOv2 paper, section on kNN evaluation).
+pub const TEMPERATURE: f32 = 0.07;
+/// Neighbours that vote at most, the paper's number.
+pub const NEIGHBOURS: usize = 20;
+
+/// Examples and what they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Knn {
+    /// One row an example, each of length 1.
+    pub bank: Matrix,
+    /// The value of each example, 0 to `values - 1`.
+    pub targets: Vec<u8>,
+}
+
+impl Knn {
+    /// Share of the votes for each of `values` values, `values` numbers a query. `queries` must be of length 1 too.
+    pub fn votes(&self, queries: &Matrix, values: usize) -> Vec<f32> {
+        let mut similar = Matrix::zeros(queries.rows, self.bank.rows);
+        let mut out = vec![0.0; queries.rows * values];
+        if !multiply(queries, As::Is, &self.bank, As::Transposed, 0.0, &mut similar) {
+            return out;
+        }
+        let k = NEIGHBOURS.min(self.bank.rows);
+        let mut order: Vec<usize> = Vec::new();
+        for (query, votes) in out.chunks_exact_mut(values.max(1)).enumerate() {
+            let row = similar.row(query);
+            order.clear();
+            order.extend(0..row.len());
+            if k < row.len() {
+                order.select_nth_unstable_by(k, |a, b| row[*b].total_cmp(&row[*a]));
+            }
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0.0;
+            for i in &order[..k] {
+                let vote = ((row[*i] - top) / TEMPERATURE).exp();
+                total += vote;
+                if let Some(v) = votes.get_mut(usize::from(self.targets[*i])) {
+                    *v += vote;
+                }
+            }
+            votes.iter_mut().for_each(|v| *v /= total.max(1e-12));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_vote_by_their_similarity() {
+        let bank = Matrix { rows: 3, cols: 2, data: vec![1.0, 0.0, 0.0, 1.0, 0.8, 0.6] };
+        let knn = Knn { bank, targets: vec![0, 1, 1] };
+        let queries = Matrix { rows: 1, cols: 2, data: vec![1.0, 0.0] };
+        // Similarities 1, 0 and 0.8.
+        let weights = [1.0f32, (-1.0 / 0.07f32).exp(), (-0.2 / 0.07f32).exp()];
+        let total: f32 = weights.iter().sum();
+        let votes = knn.votes(&queries, 2);
+        assert!((votes[0] - weights[0] / total).abs() < 1e-6, "{votes:?}");
+        assert!((votes[1] - (weights[1] + weights[2]) / total).abs() < 1e-6);
+    }
+
+    #[test]
+    fn only_the_nearest_twenty_vote() {
+        let mut data = vec![];
+        let mut targets = vec![];
+        for i in 0..60 {
+            // Twenty at similarity 0.6 of value 0, forty at 0 of value 1.
+            data.extend(if i % 3 == 0 { [0.6, 0.8] } else { [0.0, 1.0] });
+            targets.push(u8::from(i % 3 != 0));
+        }
+        let knn = Knn { bank: Matrix { rows: 60, cols: 2, data }, targets };
+        let votes = knn.votes(&Matrix { rows: 1, cols: 2, data: vec![1.0, 0.0] }, 2);
+        assert_eq!(votes, [1.0, 0.0]);
+    }
+}
