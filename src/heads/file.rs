@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `weight` | F16, `[outputs, inputs]`, over the raw tokens of the four tapped blocks; standardisation folded in |
 //! | `bias` | F32, `[outputs]`, computed from the rounded weight, so that rounding does not shift the outputs |
+//! | `layerN.weight` | F16, `[outputs, patches, inputs]` of each layer above, from 0 on; patches is 1, or 9 with the neighbours |
+//! | `layerN.bias` | F32, `[outputs]` |
 //! | `values` | F32, `[outputs]`, only when the tail is `bin_moments`: the value of each bin |
-//! | metadata `format` | `standoff-head-1` |
+//! | metadata `format` | `standoff-head-1`, with layers `standoff-head-2` |
 //! | metadata `name`, `tail`, `classes` | output's name, `logits` or `bin_moments`, class names separated by commas |
 
 use std::collections::HashMap;
@@ -14,7 +16,7 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::HeadError;
-use crate::model::graph::{GraphHead, HeadTail};
+use crate::model::graph::{GraphHead, HeadLayer, HeadTail};
 
 /// A head as it lies in a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +27,10 @@ pub struct HeadFile {
     pub classes: Vec<String>,
 }
 
-const FORMAT: &str = "standoff-head-1";
+/// Of a linear head, and of one with layers.
+const FORMATS: [&str; 2] = ["standoff-head-1", "standoff-head-2"];
+/// More layers than any head has: what claims more is no head.
+const MOST_LAYERS: usize = 16;
 
 impl HeadFile {
     /// Reads a file's bytes.
@@ -41,39 +46,64 @@ impl HeadFile {
         let metadata = header.metadata().clone().unwrap_or_default();
         let entry =
             |key: &str| metadata.get(key).cloned().ok_or_else(|| bad(format!("metadata '{key}' is missing")));
-        if entry("format")? != FORMAT {
-            return Err(bad(format!("its format is not '{FORMAT}'")));
+        let format = entry("format")?;
+        if !FORMATS.contains(&format.as_str()) {
+            return Err(bad(format!("its format '{format}' is none of {}", FORMATS.join(", "))));
         }
         let tensor =
             |name: &str| tensors.tensor(name).map_err(|_| bad(format!("tensor '{name}' is missing")));
-        let weight = tensor("weight")?;
-        let [outputs, inputs] = *weight.shape() else {
-            return Err(bad(format!("'weight' has shape {:?} instead of [outputs, inputs]", weight.shape())));
-        };
-        if weight.dtype() != Dtype::F16 {
-            return Err(bad(format!("'weight' is {:?} instead of F16", weight.dtype())));
-        }
-        let weight: Vec<f32> =
-            weight.data().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
-        let floats = |name: &str| -> Result<Vec<f32>, HeadError> {
+        let halves = |name: &str| -> Result<(Vec<usize>, Vec<f32>), HeadError> {
             let view = tensor(name)?;
-            if view.dtype() != Dtype::F32 || view.shape() != [outputs] {
-                return Err(bad(format!("'{name}' is not F32 of shape [{outputs}]")));
+            if view.dtype() != Dtype::F16 {
+                return Err(bad(format!("'{name}' is {:?} instead of F16", view.dtype())));
+            }
+            let values = view.data().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+            Ok((view.shape().to_vec(), values.collect()))
+        };
+        let floats = |name: &str, count: usize| -> Result<Vec<f32>, HeadError> {
+            let view = tensor(name)?;
+            if view.dtype() != Dtype::F32 || view.shape() != [count] {
+                return Err(bad(format!("'{name}' is not F32 of shape [{count}]")));
             }
             Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
         };
-        let bias = floats("bias")?;
+        let (shape, weight) = halves("weight")?;
+        let [first, inputs] = shape[..] else {
+            return Err(bad(format!("'weight' has shape {shape:?} instead of [outputs, inputs]")));
+        };
+        let bias = floats("bias", first)?;
+        let mut layers = Vec::new();
+        let mut width = first;
+        while layers.len() < MOST_LAYERS && tensors.tensor(&format!("layer{}.weight", layers.len())).is_ok() {
+            let name = format!("layer{}", layers.len());
+            let (shape, weight) = halves(&format!("{name}.weight"))?;
+            let [outputs, patches @ (1 | 9), inputs] = shape[..] else {
+                return Err(bad(format!(
+                    "'{name}.weight' has shape {shape:?} instead of [outputs, 1 or 9, inputs]"
+                )));
+            };
+            if inputs != width {
+                return Err(bad(format!("'{name}' takes {inputs} values, the one below gives {width}")));
+            }
+            let bias = floats(&format!("{name}.bias"), outputs)?;
+            layers.push(HeadLayer { neighbours: patches == 9, weight, bias });
+            width = outputs;
+        }
+        if layers.is_empty() != (format == FORMATS[0]) {
+            return Err(bad(format!("it has {} layers, which is not format '{format}'", layers.len())));
+        }
         let tail = match entry("tail")?.as_str() {
             "logits" => HeadTail::Logits,
-            "bin_moments" => HeadTail::BinMoments { values: floats("values")? },
+            "bin_moments" => HeadTail::BinMoments { values: floats("values", width)? },
             other => return Err(bad(format!("tail '{other}' is unknown"))),
         };
-        if inputs == 0 || outputs == 0 || !weight.iter().chain(&bias).all(|v| v.is_finite()) {
+        let above = layers.iter().flat_map(|layer| layer.weight.iter().chain(&layer.bias));
+        if inputs == 0 || width == 0 || !weight.iter().chain(&bias).chain(above).all(|v| v.is_finite()) {
             return Err(bad("it is empty or has values that are not finite".to_owned()));
         }
         let classes =
             entry("classes")?.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-        Ok(Self { graph: GraphHead { name: entry("name")?, weight, bias, tail }, classes })
+        Ok(Self { graph: GraphHead { name: entry("name")?, weight, bias, layers, tail }, classes })
     }
 
     /// The file's bytes. `about` is added to the metadata (what it was trained on, what it reaches).
@@ -87,28 +117,37 @@ impl HeadFile {
             return Err(bad(format!("{} weights do not fit {outputs} outputs", self.graph.weight.len())));
         }
         let inputs = self.graph.weight.len() / outputs;
-        let weight: Vec<u8> =
-            self.graph.weight.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
+        let halves = |v: &[f32]| v.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect::<Vec<u8>>();
         let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        let bias = bytes(&self.graph.bias);
-        let values = match &self.graph.tail {
-            HeadTail::Logits => None,
-            HeadTail::BinMoments { values } => Some(bytes(values)),
-        };
-        let view = |dtype, shape, data| {
-            TensorView::new(dtype, shape, data).map_err(|e| bad(format!("writing: {e}")))
-        };
-        let mut tensors = vec![
-            ("weight", view(Dtype::F16, vec![outputs, inputs], &weight)?),
-            ("bias", view(Dtype::F32, vec![outputs], &bias)?),
+        let mut parts = vec![
+            ("weight".to_owned(), Dtype::F16, vec![outputs, inputs], halves(&self.graph.weight)),
+            ("bias".to_owned(), Dtype::F32, vec![outputs], bytes(&self.graph.bias)),
         ];
-        if let Some(values) = &values {
-            tensors.push(("values", view(Dtype::F32, vec![outputs], values)?));
+        for (i, layer) in self.graph.layers.iter().enumerate() {
+            let (outputs, patches) = (layer.bias.len(), layer.patches());
+            if outputs == 0 || !layer.weight.len().is_multiple_of(outputs * patches) {
+                return Err(bad(format!("{} weights do not fit layer {i}", layer.weight.len())));
+            }
+            let shape = vec![outputs, patches, layer.weight.len() / (outputs * patches)];
+            parts.push((format!("layer{i}.weight"), Dtype::F16, shape, halves(&layer.weight)));
+            parts.push((format!("layer{i}.bias"), Dtype::F32, vec![outputs], bytes(&layer.bias)));
         }
-        let tail = if values.is_some() { "bin_moments" } else { "logits" };
+        let tail = match &self.graph.tail {
+            HeadTail::Logits => "logits",
+            HeadTail::BinMoments { values } => {
+                parts.push(("values".to_owned(), Dtype::F32, vec![values.len()], bytes(values)));
+                "bin_moments"
+            }
+        };
+        let mut tensors = Vec::with_capacity(parts.len());
+        for (name, dtype, shape, data) in &parts {
+            let view = TensorView::new(*dtype, shape.clone(), data);
+            tensors.push((name.as_str(), view.map_err(|e| bad(format!("writing {name}: {e}")))?));
+        }
+        let format = FORMATS[usize::from(!self.graph.layers.is_empty())];
         let mut metadata: HashMap<String, String> = about.iter().cloned().collect();
         for (key, value) in [
-            ("format", FORMAT),
+            ("format", format),
             ("name", self.graph.name.as_str()),
             ("tail", tail),
             ("classes", self.classes.join(",").as_str()),
@@ -149,6 +188,7 @@ mod tests {
                 name: "depth".to_owned(),
                 weight: vec![0.5, -1.25, 2.0, 0.0, 1.0, -0.75],
                 bias: vec![0.1, -0.2],
+                layers: vec![],
                 tail: HeadTail::BinMoments { values: vec![1.0, 2.0] },
             },
             classes: vec!["a".to_owned(), "b".to_owned()],
@@ -159,6 +199,31 @@ mod tests {
     fn what_is_written_is_read() {
         let bytes = head().write(&[("trained_on".to_owned(), "nothing".to_owned())]).unwrap();
         assert_eq!(HeadFile::read("x", &bytes).unwrap(), head());
+        let deep = deep();
+        let bytes = deep.write(&[]).unwrap();
+        assert_eq!(HeadFile::read("x", &bytes).unwrap(), deep);
+    }
+
+    /// Two values, a layer of three over nine patches, a layer of one.
+    fn deep() -> HeadFile {
+        let mut deep = head();
+        let near = (0..3 * 9 * 2).map(|i| i as f32 / 64.0).collect();
+        let near = HeadLayer { neighbours: true, weight: near, bias: vec![1.0, 2.0, 3.0] };
+        let last = HeadLayer { neighbours: false, weight: vec![0.5, -0.5, 0.25], bias: vec![4.0] };
+        deep.graph.layers = vec![near, last];
+        deep.graph.tail = HeadTail::Logits;
+        deep
+    }
+
+    #[test]
+    fn layers_that_do_not_fit_each_other_are_refused() {
+        let mut wide = deep();
+        wide.graph.layers[1].weight = vec![0.5; 4];
+        let error = HeadFile::read("x", &wide.write(&[]).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("'layer1' takes 4 values, the one below gives 3"), "{error}");
+        let mut odd = deep();
+        odd.graph.layers[0].weight.pop();
+        assert!(odd.write(&[]).is_err());
     }
 
     #[test]

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 pub use super::builder::{Dialect, Precision};
 use super::builder::{GraphBuilder, ONNX_RUNTIME_DOMAIN, Value};
 use super::dinov2::{Backbone, backbone};
-use super::onnx::{Dim, EXTERNAL, FLOAT, ModelProto, OperatorSetId, StringStringEntry, ValueInfoProto};
+use super::onnx::{
+    AttributeProto, Dim, EXTERNAL, FLOAT, ModelProto, OperatorSetId, StringStringEntry, ValueInfoProto,
+};
 use super::weights::{PATCH_PX, Weights, hex, le_bytes};
 use crate::types::Grid;
 
@@ -36,7 +38,7 @@ const IR_VERSION: i64 = 8;
 
 /// A head that becomes part of the graph: one linear map over the patch tokens of the four tapped blocks,
 /// concatenated (`4 * dim` inputs, block order, NO final layer norm; a standardisation of the inputs is
-/// folded into weight and bias).
+/// folded into weight and bias), and the layers above it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GraphHead {
     /// Name of the graph's output and of the entry in `Features::dense`.
@@ -45,11 +47,31 @@ pub struct GraphHead {
     pub weight: Vec<f32>,
     /// One value an output.
     pub bias: Vec<f32>,
-    /// What follows the linear map.
+    /// None for a linear head. A GELU stands between two of them, not before the first and not after the last.
+    pub layers: Vec<HeadLayer>,
+    /// What follows.
     pub tail: HeadTail,
 }
 
-/// What follows a head's linear map in the graph.
+/// A layer of a head: the same map for every patch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadLayer {
+    /// Whether it sees the patch with its eight neighbours (zeros beyond the picture) or the patch alone.
+    pub neighbours: bool,
+    /// `outputs * inputs`, or `outputs * 9 * inputs` with the neighbours (rows from above, each from the left).
+    pub weight: Vec<f32>,
+    /// One value an output.
+    pub bias: Vec<f32>,
+}
+
+impl HeadLayer {
+    /// Patches that it sees.
+    pub fn patches(&self) -> usize {
+        if self.neighbours { 9 } else { 1 }
+    }
+}
+
+/// What follows a head's last map in the graph.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeadTail {
     /// Nothing: the logits come out, `channels = outputs`.
@@ -66,9 +88,14 @@ impl GraphHead {
     /// Values a patch that come out.
     pub fn channels(&self) -> usize {
         match self.tail {
-            HeadTail::Logits => self.bias.len(),
+            HeadTail::Logits => self.outputs(),
             HeadTail::BinMoments { .. } => 2,
         }
+    }
+
+    /// Values a patch before the tail.
+    pub fn outputs(&self) -> usize {
+        self.layers.last().map_or(self.bias.len(), |layer| layer.bias.len())
     }
 }
 
@@ -219,7 +246,8 @@ fn write_outputs(
     g.output(&net.cls, CLS);
     outputs.push((CLS.to_owned(), vec![weights.dim]));
     for head in options.heads {
-        let value = g.scope(&format!("heads.{}", head.name), |g| write_head(g, head, weights.dim, &net.taps));
+        let value =
+            g.scope(&format!("heads.{}", head.name), |g| write_head(g, head, weights.dim, grid, &net.taps));
         g.output(&value, &head.name);
         outputs.push((head.name.clone(), vec![grid.len(), head.channels()]));
     }
@@ -246,6 +274,18 @@ fn check_head(head: &GraphHead, dim: usize, before: &[GraphHead]) -> Result<(), 
             outputs * inputs
         ));
     }
+    let mut inputs = outputs;
+    for (i, layer) in head.layers.iter().enumerate() {
+        let (outputs, found) = (layer.bias.len(), layer.weight.len());
+        let needed = outputs * layer.patches() * inputs;
+        if outputs == 0 || found != needed {
+            return wrong(format!(
+                "layer {i} has {found} weights, {outputs} outputs of {inputs} inputs need {needed}"
+            ));
+        }
+        inputs = outputs;
+    }
+    let outputs = inputs;
     if let HeadTail::BinMoments { values } = &head.tail
         && values.len() != outputs
     {
@@ -255,7 +295,8 @@ fn check_head(head: &GraphHead, dim: usize, before: &[GraphHead]) -> Result<(), 
         HeadTail::Logits => &[],
         HeadTail::BinMoments { values } => values.as_slice(),
     };
-    if head.weight.iter().chain(&head.bias).chain(bins).any(|value| !value.is_finite()) {
+    let layers = head.layers.iter().flat_map(|layer| layer.weight.iter().chain(&layer.bias));
+    if head.weight.iter().chain(&head.bias).chain(layers).chain(bins).any(|value| !value.is_finite()) {
         return wrong("it holds a NaN or an infinity".to_owned());
     }
     Ok(())
@@ -263,7 +304,7 @@ fn check_head(head: &GraphHead, dim: usize, before: &[GraphHead]) -> Result<(), 
 
 /// `[batch, patches, channels]` of one head. The sum of four products is the product with the concatenated
 /// tokens, without making them.
-fn write_head(g: &mut GraphBuilder, head: &GraphHead, dim: usize, taps: &[Value]) -> Value {
+fn write_head(g: &mut GraphBuilder, head: &GraphHead, dim: usize, grid: Grid, taps: &[Value]) -> Value {
     let outputs = head.bias.len();
     let mut sum = g.floats("bias", &[outputs], &head.bias);
     for (i, tap) in taps.iter().enumerate() {
@@ -277,10 +318,45 @@ fn write_head(g: &mut GraphBuilder, head: &GraphHead, dim: usize, taps: &[Value]
         let part = g.matmul(tap, &weight);
         sum = g.add(&part, &sum);
     }
+    let mut inputs = outputs;
+    for (i, layer) in head.layers.iter().enumerate() {
+        if i > 0 {
+            sum = g.gelu(&sum);
+        }
+        sum = g.scope(&format!("layer{i}"), |g| write_layer(g, layer, &sum, inputs, grid));
+        inputs = layer.bias.len();
+    }
     match &head.tail {
         HeadTail::Logits => sum,
         HeadTail::BinMoments { values } => write_moments(g, &sum, values),
     }
+}
+
+/// `[batch, patches, outputs]` of one layer.
+fn write_layer(g: &mut GraphBuilder, layer: &HeadLayer, x: &Value, inputs: usize, grid: Grid) -> Value {
+    let outputs = layer.bias.len();
+    let bias = g.floats("bias", &[outputs], &layer.bias);
+    // A convolution wants `output, input, row, column`, a product `input, output`.
+    let patches = layer.patches();
+    let at =
+        |output: usize, patch: usize, input: usize| layer.weight[(output * patches + patch) * inputs + input];
+    if !layer.neighbours {
+        let columns: Vec<f32> =
+            (0..inputs).flat_map(|input| (0..outputs).map(move |output| at(output, 0, input))).collect();
+        let weight = g.floats("weight", &[inputs, outputs], &columns);
+        let product = g.matmul(x, &weight);
+        return g.add(&product, &bias);
+    }
+    let kernels: Vec<f32> = (0..outputs * inputs * patches)
+        .map(|i| at(i / (inputs * patches), i % patches, i / patches % inputs))
+        .collect();
+    let weight = g.floats("weight", &[outputs, inputs, 3, 3], &kernels);
+    let map = g.reshape(x, &[0, grid.rows as i64, grid.cols as i64, inputs as i64]);
+    let map = g.transpose(&map, &[0, 3, 1, 2]);
+    let pads = vec![AttributeProto::ints("pads", &[1, 1, 1, 1])];
+    let map = g.node("Conv", "neighbours", &[&map, &weight, &bias], pads);
+    let rows = g.reshape(&map, &[0, outputs as i64, grid.len() as i64]);
+    g.transpose(&rows, &[0, 2, 1])
 }
 
 /// Mean and standard deviation of `values` under the softmax of `logits`, `[batch, patches, 2]`. The deviation
@@ -311,7 +387,8 @@ pub fn key(options: &GraphOptions<'_>) -> String {
             HeadTail::BinMoments { values } => (1, values),
         };
         hash.update([kind]);
-        for values in [&head.weight, &head.bias, bins] {
+        let layers = head.layers.iter().flat_map(|layer| [layer.weight.as_slice(), layer.bias.as_slice()]);
+        for values in [head.weight.as_slice(), head.bias.as_slice(), bins].into_iter().chain(layers) {
             hash.update((values.len() as u64).to_le_bytes());
             hash.update(le_bytes(values));
         }

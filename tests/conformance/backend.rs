@@ -2,7 +2,7 @@
 
 use standoff::backend::{self, Backend, BackendSettings, Wanted};
 use standoff::clock::{Timestamp, UtcMillis};
-use standoff::model::graph::{GraphHead, HeadTail};
+use standoff::model::graph::{GraphHead, HeadLayer, HeadTail};
 use standoff::model::store::Store;
 use standoff::preprocess::color;
 use standoff::types::{
@@ -43,14 +43,26 @@ fn frame(camera: &str, width: u32, height: u32, seed: u64) -> Frame {
 
 fn heads() -> Vec<GraphHead> {
     let mut random = Random(9);
+    let mut values =
+        |count: usize, scale: f32| (0..count).map(|_| scale * random.unit()).collect::<Vec<f32>>();
     let mut head = |name: &str, outputs: usize, tail: HeadTail| GraphHead {
         name: name.to_owned(),
-        weight: (0..outputs * 4 * 384).map(|_| 0.01 * random.unit()).collect(),
-        bias: (0..outputs).map(|_| random.unit()).collect(),
+        weight: values(outputs * 4 * 384, 0.01),
+        bias: values(outputs, 1.0),
+        layers: vec![],
         tail,
     };
-    let values = (0..64).map(|bin| 0.5 + bin as f32 * 0.4).collect();
-    vec![head("segment", 5, HeadTail::Logits), head("depth", 64, HeadTail::BinMoments { values })]
+    let bins = (0..64).map(|bin| 0.5 + bin as f32 * 0.4).collect();
+    let segment = head("segment", 5, HeadTail::Logits);
+    let depth = head("depth", 64, HeadTail::BinMoments { values: bins });
+    let mut decoder = head("decoder", 6, HeadTail::Logits);
+    let mut layer = |neighbours: bool, inputs: usize, outputs: usize| HeadLayer {
+        neighbours,
+        weight: values(outputs * inputs * if neighbours { 9 } else { 1 }, 0.2),
+        bias: values(outputs, 1.0),
+    };
+    decoder.layers = vec![layer(true, 6, 8), layer(false, 8, 5), layer(false, 5, 3)];
+    vec![segment, depth, decoder]
 }
 
 fn open(max_batch: usize) -> Option<Box<dyn Backend>> {
@@ -68,18 +80,53 @@ fn open(max_batch: usize) -> Option<Box<dyn Backend>> {
     Some(backend::open(&settings).unwrap())
 }
 
+/// The layers above a head's first map on the host, in float64, for one patch.
+fn above(head: &GraphHead, first: &[Vec<f64>], rows: usize, cols: usize) -> Vec<Vec<f64>> {
+    let mut below = first.to_vec();
+    for (i, layer) in head.layers.iter().enumerate() {
+        if i > 0 {
+            let gelu = |x: f64| 0.5 * x * (1.0 + super::weights::erf(x / std::f64::consts::SQRT_2));
+            below.iter_mut().flatten().for_each(|x| *x = gelu(*x));
+        }
+        let inputs = below[0].len();
+        let reach = i64::from(layer.neighbours);
+        below = (0..rows * cols)
+            .map(|patch| {
+                let mut out: Vec<f64> = layer.bias.iter().map(|b| f64::from(*b)).collect();
+                let (row, col) = ((patch / cols) as i64, (patch % cols) as i64);
+                let near = (-reach..=reach).flat_map(|y| (-reach..=reach).map(move |x| (row + y, col + x)));
+                for (k, (y, x)) in near.enumerate() {
+                    if (0..rows as i64).contains(&y) && (0..cols as i64).contains(&x) {
+                        let source = &below[y as usize * cols + x as usize];
+                        for (o, out) in out.iter_mut().enumerate() {
+                            let weights = &layer.weight[(o * layer.patches() + k) * inputs..][..inputs];
+                            *out += source.iter().zip(weights).map(|(s, w)| s * f64::from(*w)).sum::<f64>();
+                        }
+                    }
+                }
+                out
+            })
+            .collect();
+    }
+    below
+}
+
 /// What `head` gives on the host for each patch, in float64.
 fn on_the_host(head: &GraphHead, features: &Features) -> Vec<f64> {
     let dim = features.dim;
+    let first: Vec<Vec<f64>> = (0..features.grid.len())
+        .map(|patch| {
+            (head.weight.chunks_exact(4 * dim).zip(&head.bias))
+                .map(|(row, bias)| {
+                    let tokens = features.layers.iter().flat_map(|layer| &layer[patch * dim..][..dim]);
+                    f64::from(*bias)
+                        + row.iter().zip(tokens).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>()
+                })
+                .collect()
+        })
+        .collect();
     let mut values = Vec::new();
-    for patch in 0..features.grid.len() {
-        let logits: Vec<f64> = (head.weight.chunks_exact(4 * dim).zip(&head.bias))
-            .map(|(row, bias)| {
-                let tokens = features.layers.iter().flat_map(|layer| &layer[patch * dim..][..dim]);
-                f64::from(*bias)
-                    + row.iter().zip(tokens).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>()
-            })
-            .collect();
+    for logits in above(head, &first, features.grid.rows, features.grid.cols) {
         match &head.tail {
             HeadTail::Logits => values.extend(logits),
             HeadTail::BinMoments { values: bins } => {
@@ -107,11 +154,12 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
 fn heads_in_the_graph_give_what_the_host_would() {
     let Some(mut backend) = open(1) else { return };
     assert_eq!((backend.spec().dim, backend.spec().grid.rows, backend.spec().grid.cols), (384, 16, 28));
-    assert_eq!(backend.spec().heads, ["segment", "depth"]);
+    assert_eq!(backend.spec().heads, ["segment", "depth", "decoder"]);
     println!("{}", backend.spec().name);
     let features = backend.infer(&Batch { frames: vec![frame("a", 640, 360, 1)] }).unwrap().remove(0);
     assert_eq!(features.dense["segment"].channels, 5);
     assert_eq!(features.dense["depth"].channels, 2);
+    assert_eq!(features.dense["decoder"].channels, 3);
     for head in heads() {
         let expected = on_the_host(&head, &features);
         let dense = &features.dense[&head.name].values;

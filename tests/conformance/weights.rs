@@ -143,7 +143,7 @@ fn layer_norm(t: &Tensors, name: &str, x: &[f32]) -> Vec<f32> {
 }
 
 /// The error function by its Taylor series, exact enough for |x| < 4; beyond it is 1.
-fn erf(x: f64) -> f64 {
+pub fn erf(x: f64) -> f64 {
     if x.abs() > 4.0 {
         return x.signum();
     }

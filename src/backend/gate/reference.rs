@@ -204,7 +204,13 @@ mod tests {
     }
 
     fn heads() -> Vec<GraphHead> {
-        vec![GraphHead { name: "depth".into(), weight: vec![], bias: vec![], tail: HeadTail::Logits }]
+        vec![GraphHead {
+            name: "depth".into(),
+            weight: vec![],
+            bias: vec![],
+            layers: vec![],
+            tail: HeadTail::Logits,
+        }]
     }
 
     #[test]

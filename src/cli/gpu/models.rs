@@ -92,7 +92,7 @@ impl Models {
 /// Compares and measures; `save` is given all there is after each step.
 pub fn check(gpu: &Gpu, save: &mut dyn FnMut(&Models) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let heads = shipped::graph_heads()?;
-    let outputs = heads.iter().map(|head| (head.name.clone(), head.bias.len())).collect();
+    let outputs = heads.iter().map(|head| (head.name.clone(), head.outputs())).collect();
     let mut found = Models { heads: outputs, backends: vec![], speed: vec![] };
     let small = BackendSettings {
         max_batch: 32,

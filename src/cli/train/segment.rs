@@ -179,5 +179,5 @@ pub fn finish(
         .flat_map(|o| (0..weight.rows).map(move |i| weight.data[i * weight.cols + o]))
         .collect();
     let (weight, bias) = fold(&rows, bias, &standard.mean, &standard.sigma);
-    HeadFile { graph: GraphHead { name: name.to_owned(), weight, bias, tail }, classes }
+    HeadFile { graph: GraphHead { name: name.to_owned(), weight, bias, layers: vec![], tail }, classes }
 }
