@@ -1,12 +1,18 @@
-//! `standoff train segment|depth|surface --data DIR`: makes the head files of `heads/shipped` from rendered frames, in
+//! `standoff train segment|depth|surface|decoder --data DIR`: makes the head files of `heads/shipped` from rendered frames, in
 //! minutes on two cores. The features come through the project's own backend.
 
 mod dataset;
+mod decoder;
+mod decoder_score;
 mod depth;
-
+mod lesson;
+mod loss;
+mod network;
+mod projection;
 mod score;
 mod segment;
 mod surface;
+mod view;
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +22,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::{self, Backend, BackendSettings};
 use crate::heads::HeadFile;
-use crate::model::matrix;
+use crate::heads::decoder::CLASSES;
+use crate::model::matrix::{self, Random};
+use crate::types::Grid;
 use dataset::{Labels, Tokens, pictures, tokens};
+use lesson::Target;
+use projection::Projection;
 use segment::Example;
+use view::View;
 
 /// A head that can be trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,6 +40,8 @@ pub enum Which {
     Depth,
     /// Height above the floor and where the thing stands.
     Surface,
+    /// All of these by one small network that sees each patch with its neighbours, on frames and on crops.
+    Decoder,
 }
 
 /// Arguments of the command.
@@ -55,6 +68,12 @@ pub struct Args {
     /// Leave out the mirrored pictures: half the time, a little less accurate
     #[arg(long)]
     pub no_mirror: bool,
+    /// Passes over the patches of things for the decoder
+    #[arg(long, default_value_t = 14)]
+    pub decoder_epochs: usize,
+    /// Leave every Nth frame of train out of the decoder's training and score it on these too: for choices; 0 = none
+    #[arg(long, default_value_t = 0)]
+    pub hold_out: usize,
 }
 
 fn bar(length: u64, what: &str) -> anyhow::Result<ProgressBar> {
@@ -66,6 +85,23 @@ fn bar(length: u64, what: &str) -> anyhow::Result<ProgressBar> {
 struct Part {
     pictures: Vec<PathBuf>,
     labels: Vec<Labels>,
+}
+
+impl Part {
+    /// One view of all of each frame.
+    fn whole(&self, grid: Grid, mirrored: bool) -> Vec<View> {
+        let of = |(i, labels)| View::whole(i, labels, mirrored, grid);
+        self.labels.iter().enumerate().map(of).collect()
+    }
+
+    /// A crop about each thing.
+    fn crops(&self, grid: Grid, mut random: Option<Random>) -> Vec<View> {
+        let mut out = Vec::new();
+        for (i, labels) in self.labels.iter().enumerate() {
+            out.extend(view::crops(i, labels, grid, random.as_mut()));
+        }
+        out
+    }
 }
 
 fn part(dir: &Path) -> anyhow::Result<Part> {
@@ -89,10 +125,10 @@ fn extract(
     backend: &mut dyn Backend,
     part: &Part,
     name: &str,
-    mirror: bool,
+    views: &[View],
 ) -> anyhow::Result<Tokens> {
-    let progress = bar(part.pictures.len() as u64, &format!("backbone, {name}"))?;
-    let out = tokens(backend, &part.pictures, mirror, cached(args, name).as_deref(), &progress)?;
+    let progress = bar(views.len() as u64, &format!("backbone, {name}"))?;
+    let out = tokens(backend, &part.pictures, views, cached(args, name).as_deref(), &progress)?;
     progress.finish();
     Ok(out)
 }
@@ -102,7 +138,7 @@ fn extract(
 /// # Errors
 /// No data, labels of another size than the model's input, no backend, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.epochs > 0, "--epochs must be at least 1");
+    ensure!(args.epochs > 0 && args.decoder_epochs > 0, "--epochs and --decoder-epochs must be at least 1");
     if let Some(dir) = &args.cache {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
@@ -114,13 +150,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for labels in train.labels.iter().chain(&val.labels) {
         labels.check(grid)?;
     }
-    let straight = extract(args, &mut *backend, &train, "train", false)?;
+    let straight = extract(args, &mut *backend, &train, "train", &train.whole(grid, false))?;
     let mirrored = if args.no_mirror {
         None
     } else {
-        Some(extract(args, &mut *backend, &train, "train-mirrored", true)?)
+        Some(extract(args, &mut *backend, &train, "train-mirrored", &train.whole(grid, true))?)
     };
-    let val_tokens = extract(args, &mut *backend, &val, "val", false)?;
+    let val_tokens = extract(args, &mut *backend, &val, "val", &val.whole(grid, false))?;
     let standard = straight.standard();
     let examples = |with_mirrored: bool| -> Vec<Example<'_>> {
         let of = |tokens, mirrored| {
@@ -133,7 +169,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     let with = [("epochs", args.epochs.to_string()), ("mirrored_too", (!args.no_mirror).to_string())];
     let mut done = Vec::new();
-    for which in [Which::Segment, Which::Depth, Which::Surface] {
+    for which in [Which::Segment, Which::Depth, Which::Surface, Which::Decoder] {
         if !args.heads.contains(&which) || done.contains(&which) {
             continue;
         }
@@ -150,10 +186,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 save(args, &head, &train, &val, &with, reached)?;
             }
             Which::Depth => {
-                let double: Vec<u8> = (0..classes.len())
-                    .filter(|i| matches!(classes[*i].as_str(), "floor" | "forklift" | "person"))
-                    .filter_map(|i| u8::try_from(i).ok())
-                    .collect();
+                let double = counted(classes);
                 let targets: Vec<_> =
                     train.labels.iter().map(|l| depth::Target::of(l, grid, &double)).collect();
                 // 256 outputs make this the slow one, and the mirrored pictures add nothing to it.
@@ -175,9 +208,105 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 let reached = score::surface(&head, &val_tokens, &val_lessons);
                 save(args, &head, &train, &val, &with[1..], reached)?;
             }
+            Which::Decoder => {
+                let crops = train.crops(grid, Some(Random(5)));
+                let crop_tokens = extract(args, &mut *backend, &train, "train-crops", &crops)?;
+                let sets = [
+                    Some((&straight, train.whole(grid, false))),
+                    mirrored.as_ref().map(|tokens| (tokens, train.whole(grid, true))),
+                    Some((&crop_tokens, crops)),
+                ];
+                let sets: Vec<_> = sets.into_iter().flatten().collect();
+                let val_crops = val.crops(grid, None);
+                let val_crop_tokens = extract(args, &mut *backend, &val, "val-crops", &val_crops)?;
+                let val_sets = [(&val_tokens, val.whole(grid, false)), (&val_crop_tokens, val_crops)];
+                let (head, reached) = train_decoder(args, &train, &sets, &val, &val_sets)?;
+                let with = [with[0].clone(), with[1].clone(), ("held_out", held_out(args))];
+                save(args, &head, &train, &val, &with, reached)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Trains the decoder on views of train (tokens with their views) and scores it on those of val, and on the frames of
+/// train that were held out.
+fn train_decoder(
+    args: &Args,
+    train: &Part,
+    sets: &[(&Tokens, Vec<View>)],
+    val: &Part,
+    val_sets: &[(&Tokens, Vec<View>)],
+) -> anyhow::Result<(HeadFile, Vec<(String, String)>)> {
+    let classes = &train.labels.first().context("train/ has no frames")?.truth.classes;
+    ensure!(classes.len() == CLASSES, "the decoder has {CLASSES} classes, the labels {}", classes.len());
+    let counted = counted(classes);
+    let held = |view: &View| args.hold_out > 1 && view.frame % args.hold_out == args.hold_out - 1;
+    let targets = |part: &Part, sets: &[(&Tokens, Vec<View>)]| -> anyhow::Result<Vec<Vec<Target>>> {
+        let progress = bar(sets.iter().map(|(_, v)| v.len() as u64).sum(), "targets")?;
+        let of = |view: &View| {
+            progress.inc(1);
+            Target::of(view, &part.labels[view.frame], sets[0].0.grid, &counted)
+        };
+        let out = sets.iter().map(|(_, views)| views.iter().map(of).collect()).collect();
+        progress.finish_and_clear();
+        Ok(out)
+    };
+    let mut taught = targets(train, sets)?;
+    let Some(((tokens, views), first)) = sets.first().zip(taught.first()) else {
+        anyhow::bail!("there is nothing to train on")
+    };
+    let grid = tokens.grid;
+    // Patches of things, and every eleventh of the others, of every second frame: the directions must tell things.
+    let mut rows = Vec::new();
+    for (i, target) in first.iter().enumerate().step_by(2).filter(|(i, _)| !held(&views[*i])) {
+        let thing = |patch: usize| target.lessons.iter().any(|l| l.patch == patch);
+        rows.extend((0..grid.len()).filter(|p| (p + i) % 11 == 0 || thing(*p)).map(|p| (i, p)));
+    }
+    let projection = Projection::fit(tokens, &rows);
+    let (mut samples, mut left_out) = (Vec::new(), Vec::new());
+    for ((tokens, views), targets) in sets.iter().zip(taught.drain(..)) {
+        let mut apart = Vec::new();
+        for (i, (view, target)) in views.iter().zip(targets).enumerate() {
+            if held(view) {
+                apart.push((i, view, target));
+            } else {
+                samples.push(decoder::Sample { values: projection.apply(tokens.frame(i)), target });
+            }
+        }
+        left_out.push((*tokens, apart));
+    }
+    let progress = bar((args.decoder_epochs * decoder::steps(&samples)) as u64, "decoder")?;
+    let head = decoder::train(&samples, grid, &projection, classes, args.decoder_epochs, &progress)?;
+    progress.finish();
+    drop(samples);
+    let mut reached = Vec::new();
+    for ((tokens, views), (targets, prefix)) in
+        val_sets.iter().zip(targets(val, val_sets)?.iter().zip(["", "crops_"]))
+    {
+        let views: Vec<_> = views.iter().zip(targets).enumerate().map(|(i, (v, t))| (i, v, t)).collect();
+        reached.extend(decoder_score::decoder(prefix, &head, tokens, &views, &val.labels));
+    }
+    let straight_and_crops = [left_out.first(), left_out.last()].into_iter().flatten();
+    for ((tokens, apart), prefix) in straight_and_crops.zip(["held_out_", "held_out_crops_"]) {
+        if !apart.is_empty() {
+            let views: Vec<_> = apart.iter().map(|(i, view, target)| (*i, *view, target)).collect();
+            reached.extend(decoder_score::decoder(prefix, &head, tokens, &views, &train.labels));
+        }
+    }
+    Ok((head, reached))
+}
+
+/// Classes whose depth weighs double.
+fn counted(classes: &[String]) -> Vec<u8> {
+    (0..classes.len())
+        .filter(|i| matches!(classes[*i].as_str(), "floor" | "forklift" | "person"))
+        .filter_map(|i| u8::try_from(i).ok())
+        .collect()
+}
+
+fn held_out(args: &Args) -> String {
+    if args.hold_out > 1 { format!("one frame of {}", args.hold_out) } else { "none".to_owned() }
 }
 
 /// Writes a head's file with what it was trained on and what it reaches, and prints the same.

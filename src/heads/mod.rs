@@ -3,6 +3,7 @@
 //! The matrix of a shipped head is part of the model's graph ([`crate::model::graph::GraphHead`]); what is
 //! here is its host part: logits to masks, bins to metres.
 
+pub mod decoder;
 pub mod depth;
 pub mod file;
 pub mod segment;

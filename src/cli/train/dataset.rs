@@ -9,11 +9,12 @@ use indicatif::ProgressBar;
 use serde::Deserialize;
 
 use super::matrix::Matrix;
+use super::view::View;
 use crate::backend::Backend;
 use crate::clock::Timestamp;
 use crate::geometry::{Camera, Lens, Pose};
 use crate::ingest::stills;
-use crate::types::{Batch, CameraId, Frame, Grid, Pixels};
+use crate::types::{Batch, CameraId, Grid};
 
 /// What the json of a frame says, as far as it is used.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,6 +53,8 @@ pub struct Object {
     pub cls: String,
     /// Bounding box that stands on the floor.
     pub box3d: Box3d,
+    /// Left, top, right and bottom of what is seen of it, pixels; none when nothing is.
+    pub bbox2d_visible: Option<[f64; 4]>,
     /// Pixels that are seen of it.
     pub visible_px: u32,
 }
@@ -190,6 +193,17 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// Of frames of `grid.len() * inputs` values each.
+    #[cfg(test)]
+    pub fn new(grid: Grid, inputs: usize, frames: Vec<Vec<f16>>) -> Self {
+        Self { grid, inputs, frames }
+    }
+
+    /// All values of a frame, patch by patch.
+    pub fn frame(&self, frame: usize) -> &[f16] {
+        &self.frames[frame]
+    }
+
     /// The values of one patch.
     pub fn row(&self, frame: usize, patch: usize) -> &[f16] {
         &self.frames[frame][patch * self.inputs..(patch + 1) * self.inputs]
@@ -246,33 +260,12 @@ impl Standard {
     }
 }
 
-/// The same frame seen in a mirror: every row of every plane reversed. Exact for the planes of a JPEG of even width,
-/// whose chroma lies in the middle of its four pixels.
-fn mirrored(frame: &Frame) -> Frame {
-    let mut out = frame.clone();
-    // Stills are never in a GPU's memory.
-    let Pixels::Host { data, planes, .. } = &mut out.pixels else { return out };
-    let mut bytes = data.to_vec();
-    let (w, h) = (frame.width as usize, frame.height as usize);
-    for (i, plane) in planes.iter().enumerate() {
-        let (w, h) = if i == 0 { (w, h) } else { (w / 2, h / 2) };
-        for row in 0..h {
-            let start = plane.offset + row * plane.stride;
-            if let Some(line) = bytes.get_mut(start..start + w) {
-                line.reverse();
-            }
-        }
-    }
-    *data = bytes.into();
-    out
-}
-
-/// Runs every picture through the backbone, as the daemon does; with `mirror` seen in a mirror. A cache file, when
-/// given, keeps the tokens (half precision) for the next run.
+/// Runs every view of the pictures through the backbone, as the daemon does. A cache file, when given, keeps the tokens
+/// (half precision) for the next run.
 pub fn tokens(
     backend: &mut dyn Backend,
     pictures: &[PathBuf],
-    mirror: bool,
+    views: &[View],
     cache: Option<&Path>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Tokens> {
@@ -281,28 +274,26 @@ pub fn tokens(
     if let Some(path) = cache.filter(|p| p.is_file()) {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         ensure!(
-            bytes.len() == pictures.len() * per_frame * 2,
+            bytes.len() == views.len() * per_frame * 2,
             "{} holds {} bytes, {} frames need {}: delete it and run again",
             path.display(),
             bytes.len(),
-            pictures.len(),
-            pictures.len() * per_frame * 2
+            views.len(),
+            views.len() * per_frame * 2
         );
         let frames = bytes
             .chunks_exact(per_frame * 2)
             .map(|f| f.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect())
             .collect();
-        progress.inc(pictures.len() as u64);
+        progress.inc(views.len() as u64);
         return Ok(Tokens { grid, inputs, frames });
     }
     let camera = CameraId::new("train")?;
-    let mut frames = Vec::with_capacity(pictures.len());
-    for (i, path) in pictures.iter().enumerate() {
-        let mut frame = stills::read(path, &camera, i as u64, Timestamp::from_nanos(0))?;
-        if mirror {
-            frame = mirrored(&frame);
-        }
-        let features = backend.infer(&Batch { frames: vec![frame] })?;
+    let mut frames = Vec::with_capacity(views.len());
+    for (i, view) in views.iter().enumerate() {
+        let Some(path) = pictures.get(view.frame) else { bail!("there is no frame {}", view.frame) };
+        let frame = stills::read(path, &camera, i as u64, Timestamp::from_nanos(0))?;
+        let features = backend.infer(&Batch { frames: vec![view.of(&frame)] })?;
         let Some(features) = features.first() else {
             bail!("the backend gave nothing for {}", path.display())
         };
@@ -326,4 +317,36 @@ pub fn tokens(
         std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(Tokens { grid, inputs, frames })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A frame of floor, seen by a camera 4 m above the origin that looks along +y and 30 degrees down, with a forklift
+    /// of 60 x 40 pixels and a person of whom 20 are seen.
+    pub fn labels(width: usize, height: usize) -> Labels {
+        let text = r#"{
+            "intrinsics": {"width": 392, "height": 224, "fx": 300.0, "fy": 300.0, "cx": 196.0, "cy": 112.0},
+            "camera": {
+                "position": [0.0, 0.0, 4.0],
+                "R_world_from_cam": [[1.0, 0.0, 0.0], [0.0, -0.5, 0.8660254], [0.0, -0.8660254, -0.5]]
+            },
+            "classes": ["background", "floor", "wall", "dock_edge", "rack_boxes", "forklift", "person", "truck", "pallet"],
+            "objects": [
+                {"inst": 1, "cls": "forklift", "box3d": {"center": [1.0, 6.0, 1.0], "yaw_deg": 90.0},
+                 "bbox2d_visible": [200, 100, 260, 140], "visible_px": 2400},
+                {"inst": 2, "cls": "person", "box3d": {"center": [-1.0, 6.0, 0.9], "yaw_deg": 0.0},
+                 "bbox2d_visible": null, "visible_px": 20}
+            ]
+        }"#;
+        Labels {
+            width,
+            height,
+            depth_m: vec![7.0; width * height],
+            class: vec![1; width * height],
+            instance: vec![0; width * height],
+            truth: serde_json::from_str(text).unwrap(),
+        }
+    }
 }

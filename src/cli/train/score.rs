@@ -1,24 +1,37 @@
 //! What a head reaches on frames it was not trained on, by the project's own host code.
 
 use super::dataset::{Labels, Tokens};
+use super::decoder::gather;
 use super::matrix::{As, Matrix, multiply};
+use super::network::gelu;
 use super::segment::patch_classes;
 use super::surface::{CLASSES, Lesson};
 use crate::heads::file::HeadFile;
 use crate::heads::surface::OUTPUTS;
-use crate::heads::upsample::Upsample;
+use crate::heads::upsample::{CELLS_PER_PATCH, Upsample};
 use crate::model::graph::HeadTail;
+use crate::types::Grid;
 
 /// A head's outputs on one frame: logits, or the mean of the bins.
-fn outputs(head: &HeadFile, tokens: &Tokens, frame: usize) -> Matrix {
-    let n = head.graph.bias.len();
+pub fn outputs(head: &HeadFile, tokens: &Tokens, frame: usize) -> Matrix {
     let patches = tokens.grid.len();
     let data = (0..patches).flat_map(|p| tokens.row(frame, p).iter().map(|v| v.to_f32())).collect();
     let x = Matrix { rows: patches, cols: tokens.inputs, data };
-    let weight = Matrix { rows: n, cols: tokens.inputs, data: head.graph.weight.clone() };
-    let mut out = Matrix::zeros(patches, n);
-    multiply(&x, As::Is, &weight, As::Transposed, 0.0, &mut out);
-    out.data.chunks_exact_mut(n).for_each(|l| l.iter_mut().zip(&head.graph.bias).for_each(|(l, b)| *l += b));
+    let mut out = map(&x, &head.graph.weight, &head.graph.bias);
+    for (i, layer) in head.graph.layers.iter().enumerate() {
+        if i > 0 {
+            out.data.iter_mut().for_each(|v| *v = gelu(*v).0);
+        }
+        if layer.neighbours {
+            let mut near = Matrix::zeros(patches, 9 * out.cols);
+            for (patch, to) in near.data.chunks_exact_mut(9 * out.cols).enumerate() {
+                gather(&out.data, out.cols, tokens.grid, patch, to);
+            }
+            out = near;
+        }
+        out = map(&out, &layer.weight, &layer.bias);
+    }
+    let n = out.cols;
     let HeadTail::BinMoments { values } = &head.graph.tail else { return out };
     let mean = |l: &[f32]| {
         let top = l.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -28,7 +41,18 @@ fn outputs(head: &HeadFile, tokens: &Tokens, frame: usize) -> Matrix {
     Matrix { rows: patches, cols: 1, data: out.data.chunks_exact(n).map(mean).collect() }
 }
 
-fn best(l: &[f32]) -> usize {
+/// A linear map of every row; `weight` has a row an output.
+fn map(x: &Matrix, weight: &[f32], bias: &[f32]) -> Matrix {
+    let n = bias.len();
+    let weight = Matrix { rows: n, cols: x.cols, data: weight.to_vec() };
+    let mut out = Matrix::zeros(x.rows, n);
+    multiply(x, As::Is, &weight, As::Transposed, 0.0, &mut out);
+    out.data.chunks_exact_mut(n).for_each(|l| l.iter_mut().zip(bias).for_each(|(l, b)| *l += b));
+    out
+}
+
+/// Index of the largest.
+pub fn best(l: &[f32]) -> usize {
     (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap_or(0)
 }
 
@@ -36,46 +60,65 @@ fn best(l: &[f32]) -> usize {
 /// by pixel (argmax after upsampling).
 pub fn segment(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(String, String)> {
     let n = head.classes.len();
-    let grid = tokens.grid;
-    let up = Upsample::new(grid);
-    let (mut right, mut all) = (0usize, 0usize);
-    let mut patch = vec![(0usize, 0usize); n];
-    let mut pixel = vec![(0usize, 0usize); n];
+    let up = Upsample::new(tokens.grid);
+    let mut counts = Segments::new(n);
     let mut cells = Vec::new();
     for (frame, labels) in labels.iter().enumerate() {
         let logits = outputs(head, tokens, frame);
-        for (l, truth) in logits.data.chunks_exact(n).zip(patch_classes(labels, grid, n)) {
-            let got = best(l);
-            right += usize::from(got == truth);
-            all += 1;
-            count(&mut patch, got, truth);
-        }
+        let patches: Vec<usize> = logits.data.chunks_exact(n).map(best).collect();
         up.apply(&logits.data, n, &mut cells);
         let classes: Vec<usize> = cells.chunks_exact(n).map(best).collect();
+        counts.add(labels, tokens.grid, &patches, &classes);
+    }
+    counts.lines(&head.classes)
+}
+
+/// Counts of patches and pixels: those that are right, and those that are or are said to be of a class.
+pub struct Segments {
+    right: usize,
+    all: usize,
+    patch: Vec<(usize, usize)>,
+    pixel: Vec<(usize, usize)>,
+}
+
+impl Segments {
+    /// Of so many classes.
+    pub fn new(classes: usize) -> Self {
+        Self { right: 0, all: 0, patch: vec![(0, 0); classes], pixel: vec![(0, 0); classes] }
+    }
+
+    /// A frame: the class of each patch and of each cell, row by row.
+    pub fn add(&mut self, labels: &Labels, grid: Grid, patches: &[usize], cells: &[usize]) {
+        for (got, truth) in patches.iter().zip(patch_classes(labels, grid, self.patch.len())) {
+            self.right += usize::from(*got == truth);
+            self.all += 1;
+            count(&mut self.patch, *got, truth);
+        }
+        let (width, height) = (grid.cols * CELLS_PER_PATCH, grid.rows * CELLS_PER_PATCH);
         for y in 0..labels.height {
-            let row = y * up.height() / labels.height;
+            let row = y * height / labels.height;
             for x in 0..labels.width {
-                let col = x * up.width() / labels.width;
-                count(
-                    &mut pixel,
-                    classes[row * up.width() + col],
-                    usize::from(labels.class[y * labels.width + x]),
-                );
+                let got = cells[row * width + x * width / labels.width];
+                count(&mut self.pixel, got, usize::from(labels.class[y * labels.width + x]));
             }
         }
     }
-    let iou = |c: &(usize, usize)| c.0 as f64 / c.1.max(1) as f64;
-    let list = |counts: &[(usize, usize)]| {
-        let each = head.classes.iter().zip(counts).map(|(name, c)| format!("{name} {:.3}", iou(c)));
-        each.collect::<Vec<_>>().join(", ")
-    };
-    let mean = pixel.iter().map(iou).sum::<f64>() / n.max(1) as f64;
-    vec![
-        ("patch_accuracy".to_owned(), format!("{:.3}", right as f64 / all.max(1) as f64)),
-        ("patch_iou".to_owned(), list(&patch)),
-        ("pixel_iou".to_owned(), list(&pixel)),
-        ("pixel_mean_iou".to_owned(), format!("{mean:.3}")),
-    ]
+
+    /// What is printed.
+    pub fn lines(&self, classes: &[String]) -> Vec<(String, String)> {
+        let iou = |c: &(usize, usize)| c.0 as f64 / c.1.max(1) as f64;
+        let list = |counts: &[(usize, usize)]| {
+            let each = classes.iter().zip(counts).map(|(name, c)| format!("{name} {:.3}", iou(c)));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let mean = self.pixel.iter().map(iou).sum::<f64>() / self.pixel.len().max(1) as f64;
+        vec![
+            ("patch_accuracy".to_owned(), format!("{:.3}", self.right as f64 / self.all.max(1) as f64)),
+            ("patch_iou".to_owned(), list(&self.patch)),
+            ("pixel_iou".to_owned(), list(&self.pixel)),
+            ("pixel_mean_iou".to_owned(), format!("{mean:.3}")),
+        ]
+    }
 }
 
 fn count(counts: &mut [(usize, usize)], got: usize, truth: usize) {
@@ -93,23 +136,35 @@ fn count(counts: &mut [(usize, usize)], got: usize, truth: usize) {
     }
 }
 
-/// Depth by patch, mean over frames: AbsRel and delta-1 as it comes, and after the frame's best scale and shift (least
-/// squares of the relative error).
+/// Depth of every frame (see [`Depths`]).
 pub fn depth(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(String, String)> {
-    let mut sums = [0.0; 4];
-    let mut frames = 0.0;
+    let mut depths = Depths::default();
     for (frame, labels) in labels.iter().enumerate() {
         let truth = super::depth::Target::of(labels, tokens.grid, &[]);
-        let got = outputs(head, tokens, frame);
+        depths.add(&outputs(head, tokens, frame).data, &truth.log_depth);
+    }
+    depths.lines()
+}
+
+/// Depth by patch, mean over frames: AbsRel and delta-1 as it comes, and after the frame's best scale and shift (least
+/// squares of the relative error).
+#[derive(Debug, Default)]
+pub struct Depths {
+    sums: [f64; 4],
+    frames: f64,
+}
+
+impl Depths {
+    /// A frame: logarithms of metres, the truth with NaN where there is none.
+    pub fn add(&mut self, got: &[f32], truth: &[f32]) {
         let pairs: Vec<(f64, f64)> = got
-            .data
             .iter()
-            .zip(&truth.log_depth)
+            .zip(truth)
             .filter(|(_, t)| t.is_finite())
             .map(|(g, t)| (f64::from(g.exp()), f64::from(t.exp())))
             .collect();
         if pairs.len() < 2 {
-            continue;
+            return;
         }
         let (mut a, mut b, mut c, mut p, mut q) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for (g, t) in &pairs {
@@ -125,17 +180,21 @@ pub fn depth(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(String
         let n = pairs.len() as f64;
         for (k, (scale, shift)) in [(1.0, 0.0), (scale, shift)].into_iter().enumerate() {
             let fit = |g: f64| scale * g + shift;
-            sums[2 * k] += pairs.iter().map(|(g, t)| (fit(*g) - t).abs() / t).sum::<f64>() / n;
+            self.sums[2 * k] += pairs.iter().map(|(g, t)| (fit(*g) - t).abs() / t).sum::<f64>() / n;
             let close = |g: f64, t: f64| fit(g) > 0.0 && (fit(g) / t).max(t / fit(g)) < 1.25;
-            sums[2 * k + 1] += pairs.iter().filter(|(g, t)| close(*g, *t)).count() as f64 / n;
+            self.sums[2 * k + 1] += pairs.iter().filter(|(g, t)| close(*g, *t)).count() as f64 / n;
         }
-        frames += 1.0;
+        self.frames += 1.0;
     }
-    ["abs_rel", "delta_1", "abs_rel_aligned", "delta_1_aligned"]
-        .iter()
-        .zip(sums)
-        .map(|(name, sum)| ((*name).to_owned(), format!("{:.3}", sum / f64::max(frames, 1.0))))
-        .collect()
+
+    /// What is printed.
+    pub fn lines(&self) -> Vec<(String, String)> {
+        ["abs_rel", "delta_1", "abs_rel_aligned", "delta_1_aligned"]
+            .iter()
+            .zip(self.sums)
+            .map(|(name, sum)| ((*name).to_owned(), format!("{:.3}", sum / self.frames.max(1.0))))
+            .collect()
+    }
 }
 
 /// Surface: root mean square error of each output on the patches of things.
