@@ -3,9 +3,8 @@
 use super::dataset::{Labels, Tokens};
 use super::matrix::{As, Matrix, multiply};
 use super::segment::patch_classes;
-use super::surface::{CLASSES, Lesson};
+use super::surface::{CLASSES, Lesson, OUTPUTS};
 use crate::heads::file::HeadFile;
-use crate::heads::surface::OUTPUTS;
 use crate::heads::upsample::Upsample;
 use crate::model::graph::HeadTail;
 
