@@ -357,14 +357,23 @@ fn fault(health: &CameraHealth) -> Option<Reason> {
     }
 }
 
-/// What the heads see in one frame. A head that fails makes the scene untrusted.
+/// What the heads see in one frame and in the closer looks at parts of it. A head that fails makes the scene untrusted.
 pub fn see(heads: &mut [Box<dyn Head>], features: &Features) -> Scene {
     let frame = &features.frame;
     let mut scene = heads::empty_scene(features);
-    for head in heads {
-        if let Err(error) = head.apply(features, &mut scene) {
+    let apply = |head: &mut Box<dyn Head>, features: &Features, scene: &mut Scene| {
+        if let Err(error) = head.apply(features, scene) {
             tracing::debug!(camera = %frame.camera, seq = frame.seq, %error, "head failed");
             scene.trust = Trust::Untrusted(Reason::HeadFailed);
+        }
+    };
+    heads.iter_mut().for_each(|head| apply(head, features, &mut scene));
+    for closer in &features.closer {
+        let mut part = heads::empty_scene(closer);
+        heads.iter_mut().filter(|head| head.looks_closer()).for_each(|head| apply(head, closer, &mut part));
+        heads::closer::adopt(&mut scene, part.things);
+        if part.trust != Trust::Trusted {
+            scene.trust = part.trust;
         }
     }
     scene
@@ -855,6 +864,7 @@ mod tests {
             layers: vec![],
             cls: vec![0.0],
             dense: BTreeMap::new(),
+            closer: vec![],
             times: StageTimes::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! The inference thread: owns the backend and assembles its batches. It holds no lock while it infers, and
 //! when the analysis is slow it waits: the slots go on taking the newest frames.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use crate::backend::{Backend, BackendError};
 use crate::clock::{self, Timestamp};
+use crate::heads::{self, Head, HeadError, closer};
 use crate::heartbeat::Pulse;
 use crate::slot::{Batching, Slots};
-use crate::types::{Batch, Features, Reason, Seen};
+use crate::types::{Batch, CameraId, ClassName, Features, Reason, Seen};
 
 /// How long the thread waits for a frame before it looks whether it should stop.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -19,18 +21,110 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How often a failing backend is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
+/// Takes closer looks at what is small in the pictures: parts of them go through the backbone again, larger.
+pub struct Closer {
+    scouts: Vec<Box<dyn Head>>,
+    most: usize,
+}
+
+impl Closer {
+    /// At most `most` looks a frame.
+    ///
+    /// # Errors
+    /// As [`heads::shipped::heads`].
+    pub fn new(most: usize) -> Result<Self, HeadError> {
+        let classes = ["forklift", "person"].map(ClassName::new).into_iter().flatten().collect::<Vec<_>>();
+        Ok(Self { scouts: heads::shipped::heads(&classes)?, most })
+    }
+
+    /// Looks closer at each frame's things, `looks` times a frame and never more often than [`Closer::new`] allows.
+    ///
+    /// # Errors
+    /// As the backend. The features stay as they were.
+    pub fn look(
+        &mut self,
+        backend: &mut dyn Backend,
+        features: &mut [Features],
+        looks: usize,
+    ) -> Result<(), BackendError> {
+        let most = self.most.min(looks);
+        if most == 0 {
+            return Ok(());
+        }
+        let mut wanted = vec![];
+        for (owner, features) in features.iter().enumerate() {
+            let mut scene = heads::empty_scene(features);
+            // A head that fails does so in the analysis too, which says so.
+            if self.scouts.iter_mut().try_for_each(|head| head.apply(features, &mut scene)).is_err() {
+                continue;
+            }
+            let parts = closer::parts(&scene, most).into_iter();
+            wanted.extend(parts.filter_map(|part| Some((owner, part, features.frame.part(part)?))));
+        }
+        for wanted in wanted.chunks(backend.spec().max_batch.max(1)) {
+            let frames = wanted.iter().map(|(_, _, frame)| frame.clone()).collect();
+            let seen = backend.infer(&Batch { frames })?;
+            for ((owner, part, _), mut seen) in wanted.iter().zip(seen) {
+                let whole = &mut features[*owner];
+                seen.transform = seen.transform.within(*part, [whole.frame.width, whole.frame.height]);
+                seen.layers.clear();
+                whole.times.preprocess += seen.times.preprocess;
+                whole.times.backbone += seen.times.backbone;
+                whole.closer.push(seen);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps closer looks from costing what is worth more: a fresh answer on every camera.
+#[derive(Debug)]
+struct Pace {
+    /// How long a round over all cameras may take.
+    patience: Duration,
+    /// How long a picture takes, smoothed.
+    cost: Option<Duration>,
+    /// When each camera was last seen.
+    cameras: BTreeMap<CameraId, Timestamp>,
+}
+
+/// A camera that was not seen for so long does not count.
+const AWAY_AFTER: Duration = Duration::from_secs(5);
+
+impl Pace {
+    fn new(patience: Duration) -> Self {
+        Self { patience, cost: None, cameras: BTreeMap::new() }
+    }
+
+    /// Notes that these pictures took `took`, and says how many closer looks each may have.
+    fn looks(&mut self, features: &[Features], now: Timestamp, took: Duration) -> usize {
+        for features in features {
+            self.cameras.insert(features.frame.camera.clone(), now);
+        }
+        self.cameras.retain(|_, seen| now.since(*seen) < AWAY_AFTER);
+        let each = took / u32::try_from(features.len().max(1)).unwrap_or(u32::MAX);
+        let cost = self.cost.map_or(each, |cost| cost.mul_f64(0.9) + each.mul_f64(0.1));
+        self.cost = Some(cost);
+        let round = cost.as_secs_f64() * self.cameras.len().max(1) as f64;
+        (self.patience.as_secs_f64() / round.max(1e-6)).floor().max(1.0) as usize - 1
+    }
+}
+
 /// Starts the thread. It ends when `stop` is set, the receiver is gone or the backend is broken for good, and beats on
-/// every wake-up. A frame waits up to `wait` for those of other cameras that are due.
+/// every wake-up. A frame waits up to `wait` for those of other cameras that are due, and closer looks are taken while a
+/// round over all cameras stays within `patience`.
 pub fn spawn(
     mut backend: Box<dyn Backend>,
+    mut closer: Closer,
     slots: Arc<Slots>,
-    wait: Duration,
+    [wait, patience]: [Duration; 2],
     seen: SyncSender<Vec<Seen>>,
     stop: Arc<AtomicBool>,
     pulse: Pulse,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("infer".into()).spawn(move || {
         let mut failures = Failures::default();
+        let mut pace = Pace::new(patience);
         let batching = Batching { max: backend.spec().max_batch, wait };
         while !stop.load(Ordering::Relaxed) {
             pulse.beat(clock::monotonic());
@@ -38,7 +132,7 @@ pub fn spawn(
             if frames.is_empty() {
                 continue;
             }
-            let (answers, goes_on) = run_batch(backend.as_mut(), Batch { frames }, &mut failures);
+            let (answers, goes_on) = run_batch(backend.as_mut(), &mut closer, &mut pace, Batch { frames }, &mut failures);
             if seen.send(answers).is_err() || !goes_on {
                 return;
             }
@@ -47,9 +141,21 @@ pub fn spawn(
 }
 
 /// What became of each frame, and whether the backend can go on.
-fn run_batch(backend: &mut dyn Backend, batch: Batch, failures: &mut Failures) -> (Vec<Seen>, bool) {
+fn run_batch(
+    backend: &mut dyn Backend,
+    closer: &mut Closer,
+    pace: &mut Pace,
+    batch: Batch,
+    failures: &mut Failures,
+) -> (Vec<Seen>, bool) {
     let taken = clock::monotonic();
-    match backend.infer(&batch) {
+    let inferred = backend.infer(&batch).and_then(|mut features| {
+        let now = clock::monotonic();
+        let looks = pace.looks(&features, now, now.since(taken));
+        closer.look(backend, &mut features, looks)?;
+        Ok(features)
+    });
+    match inferred {
         Ok(features) => (seen(features, taken), true),
         Err(error) => {
             // The supervisor ends the process when this thread has ended; systemd starts a clean one.
@@ -154,7 +260,7 @@ mod tests {
         let heart = Arc::new(Heart::default());
         let pulse = heart.pulse(Part::Infer, Timestamp::from_nanos(1));
         let backend = failing(|| BackendError::Infer("out of memory".into()));
-        let thread = spawn(backend, slots.clone(), Duration::ZERO, sender, stop.clone(), pulse).unwrap();
+        let thread = spawn(backend, Closer::new(0).unwrap(), slots.clone(), [Duration::ZERO; 2], sender, stop.clone(), pulse).unwrap();
         slots.put(frame());
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(
@@ -175,7 +281,7 @@ mod tests {
         let heart = Arc::new(Heart::default());
         let pulse = heart.pulse(Part::Infer, clock::monotonic());
         let backend = failing(|| BackendError::Broken("CUDA error 719".into()));
-        let thread = spawn(backend, slots.clone(), Duration::ZERO, sender, Arc::default(), pulse).unwrap();
+        let thread = spawn(backend, Closer::new(0).unwrap(), slots.clone(), [Duration::ZERO; 2], sender, Arc::default(), pulse).unwrap();
         slots.put(frame());
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, .. }]));

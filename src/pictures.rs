@@ -129,7 +129,7 @@ fn picture(
 ) -> Result<Vec<u8>, DrawError> {
     let Sighting { event, snapshot } = sighting;
     let mut frame = rgb_from_frame(&snapshot.frame);
-    draw::blur(&mut frame, &snapshot.scene.things, &snapshot.scene.transform, blur);
+    draw::blur(&mut frame, &snapshot.scene.things, blur);
     let distance = event.status.distance.as_ref().map(draw::interval);
     let mut text = event.status.rule.to_string();
     if let Some(distance) = distance {

@@ -250,6 +250,7 @@ fn features(frame: Frame) -> Features {
         layers: vec![],
         cls: vec![],
         dense: BTreeMap::new(),
+        closer: vec![],
         times: StageTimes::default(),
     }
 }

@@ -156,6 +156,7 @@ impl Backend for OnnxRuntime {
                     layers: layers.collect::<Result<_, _>>()?,
                     cls: part(outputs, CLS, at, dim)?,
                     dense: dense.collect::<Result<BTreeMap<_, _>, BackendError>>()?,
+                    closer: vec![],
                     times: StageTimes { preprocess: *preprocess, ..StageTimes::default() },
                 });
             }

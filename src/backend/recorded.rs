@@ -136,7 +136,7 @@ impl Backend for Recorded {
             let Entry { transform, cls, dense } = self.entries.get(at).cloned()?;
             let times = StageTimes { backbone: Duration::ZERO, ..StageTimes::default() };
             let (frame, grid, dim) = (frame.clone(), self.spec.grid, self.spec.dim);
-            Some(Features { frame, transform, grid, dim, layers: vec![], cls, dense, times })
+            Some(Features { frame, transform, grid, dim, layers: vec![], cls, dense, closer: vec![], times })
         };
         batch
             .frames

@@ -13,6 +13,7 @@ use crate::config::{Camera, Config};
 use crate::daemon;
 use crate::draw;
 use crate::heads;
+use crate::infer::Closer;
 use crate::ingest::clip::Clip;
 use crate::replay;
 use crate::replay::score::{PairScore, RuleScore, Scorer};
@@ -87,7 +88,8 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let mut transitions = vec![];
     // One annotated frame for each second of the clip.
     let (mut pictures, mut next_picture_s) = (vec![], 0.0);
-    replay::run(clip, &setup.id, backend.as_mut(), &mut analysis, |step| {
+    let mut closer = Closer::new(config.model.closer_looks)?;
+    replay::run(clip, &setup.id, backend.as_mut(), &mut closer, &mut analysis, |step| {
         for transition in &step.transitions {
             if !arguments.json {
                 bar.suspend(|| println!("{}", report::transition_line(step.t_s, transition)));

@@ -155,6 +155,12 @@ static MODEL: Section = Section {
             "How long a picture may wait for those of other cameras that are due, so that they go through the model together. While the model is busy they gather by themselves; waiting longer saves power on a GPU that has time, and costs just as much delay.",
         ),
         default(
+            "closer_looks",
+            Kind::Integer { min: 0, max: 16 },
+            "4",
+            "How many parts of a picture may go through the model again, larger, where things are small: that makes distances more exact. Live they are only taken while every camera still gets its answer in time.",
+        ),
+        default(
             "backend",
             Kind::Text,
             "auto",

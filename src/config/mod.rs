@@ -117,6 +117,8 @@ pub struct ModelSettings {
     pub precision: Precision,
     /// How long a batch waits for more cameras.
     pub batch_wait: Duration,
+    /// Closer looks at a frame at most.
+    pub closer_looks: usize,
     /// A file of recorded features that answers instead of the model.
     pub recorded: Option<PathBuf>,
     /// Folder of what was taught, where it is not the one in the state folder.

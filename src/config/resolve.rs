@@ -220,6 +220,7 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         _ => Err("mixed or full is wanted"),
     });
     let batch_wait = section.duration("batch_wait");
+    let closer_looks = section.integer("closer_looks");
     let (input_width, input_height) = size?;
     Some(ModelSettings {
         name: name?,
@@ -230,6 +231,7 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         backend: backend?,
         precision: precision?,
         batch_wait: batch_wait?,
+        closer_looks: usize::try_from(closer_looks?).ok()?,
         recorded,
         taught,
     })

@@ -37,7 +37,7 @@ use crate::control;
 use crate::geometry::{PairEnd, Site};
 use crate::heads::{self, HeadError};
 use crate::heartbeat::{Heart, Part, Trouble};
-use crate::infer;
+use crate::infer::{self, Closer};
 use crate::ingest::{self, CameraHandle, IngestError};
 use crate::memory;
 use crate::metrics::METRICS;
@@ -48,6 +48,10 @@ use crate::publish::webhook::{self, WebhookError};
 use crate::publish::{herald, modbus, mqtt};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::{CameraId, ClassName, CommandSender, RunsOn, Snapshot, command};
+
+/// A round over all cameras may take this share of the shortest `stale_after` for the sake of closer looks: between
+/// two answers on a camera lie two rounds, one that its picture waits and one that it takes.
+const ROUND_SHARE: f64 = 0.4;
 
 /// How long the last events may take to the disk when the daemon stops.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -207,10 +211,12 @@ impl Daemon {
         let analysis = analysis::spawn(analysis, wiring)?;
         let stop_infer = Arc::new(AtomicBool::new(false));
         let pulse = heart.pulse(Part::Infer, clock::monotonic());
+        let freshest = config.cameras.iter().map(|camera| camera.stale_after).min();
         let infer = infer::spawn(
             chosen.backend,
+            Closer::new(config.model.closer_looks)?,
             slots.clone(),
-            config.model.batch_wait,
+            [config.model.batch_wait, freshest.unwrap_or_default().mul_f64(ROUND_SHARE)],
             seen_sender,
             stop_infer.clone(),
             pulse,

@@ -17,9 +17,9 @@ const MARGIN: f64 = 0.12;
 /// What was inside a block cannot be computed back from the picture.
 ///
 /// Works on the frame itself, before anything is drawn on it. A thing that no head found is not covered.
-pub fn blur(frame: &mut RgbImage, things: &[Thing], transform: &PixelTransform, classes: &[ClassName]) {
+pub fn blur(frame: &mut RgbImage, things: &[Thing], classes: &[ClassName]) {
     for thing in things.iter().filter(|thing| classes.contains(&thing.class)) {
-        cover(frame, &thing.mask, transform);
+        cover(frame, &thing.mask, &thing.transform);
     }
 }
 
@@ -116,6 +116,7 @@ mod tests {
             mask,
             meets_floor: vec![true; 2],
             votes: vec![],
+            transform: TRANSFORM,
             cut: Cut::default(),
             track: None,
         }
@@ -137,7 +138,7 @@ mod tests {
     fn a_covered_person_keeps_a_handful_of_colours_and_the_rest_every_pixel() {
         let (before, mut after) = (noise(), noise());
         let person = ClassName::new("person").unwrap();
-        blur(&mut after, &[thing("person", vec![true; 20])], &TRANSFORM, std::slice::from_ref(&person));
+        blur(&mut after, &[thing("person", vec![true; 20])], std::slice::from_ref(&person));
         // The mask is 56 x 280 pixels; 6 blocks down the margin included, so few over its area.
         assert!(colours(&before, 280..336, 36..316).len() > 10_000);
         let left = colours(&after, 280..336, 36..316).len();
@@ -159,8 +160,8 @@ mod tests {
             })
         };
         let (mut a, mut b) = (stripes(0), stripes(1));
-        blur(&mut a, &things, &TRANSFORM, std::slice::from_ref(&person));
-        blur(&mut b, &things, &TRANSFORM, &[person]);
+        blur(&mut a, &things, std::slice::from_ref(&person));
+        blur(&mut b, &things, &[person]);
         for (x, y) in [(290, 60), (310, 150), (330, 300)] {
             let (a, b) = (a.get_pixel(x, y).0[0], b.get_pixel(x, y).0[0]);
             assert!(a.abs_diff(b) <= 4 && a.abs_diff(128) <= 4, "{a} {b}");
@@ -172,7 +173,7 @@ mod tests {
         let mut cells = vec![false; 20];
         cells[0..4].fill(true);
         let (before, mut after) = (noise(), noise());
-        blur(&mut after, &[thing("person", cells)], &TRANSFORM, &[ClassName::new("person").unwrap()]);
+        blur(&mut after, &[thing("person", cells)], &[ClassName::new("person").unwrap()]);
         // One cell (28 px) above the mask's first row, and to its left.
         assert_ne!(after.get_pixel(300, 20), before.get_pixel(300, 20));
         assert_ne!(after.get_pixel(265, 60), before.get_pixel(265, 60));
@@ -186,8 +187,8 @@ mod tests {
         let person = [ClassName::new("person").unwrap()];
         let mut odd = thing("person", vec![true; 3]);
         odd.mask.left = 5000;
-        blur(&mut after, &[thing("forklift", vec![true; 20]), odd], &TRANSFORM, &person);
-        blur(&mut after, &[thing("person", vec![true; 20])], &TRANSFORM, &[]);
+        blur(&mut after, &[thing("forklift", vec![true; 20]), odd], &person);
+        blur(&mut after, &[thing("person", vec![true; 20])], &[]);
         assert_eq!(after, before);
     }
 }

@@ -32,7 +32,7 @@ pub fn thing_marks(scene: &Scene) -> Vec<ThingMark> {
         class: thing.class.to_string(),
         score: thing.score,
         mask: thing.mask.clone(),
-        transform: scene.transform,
+        transform: thing.transform,
         colour: class_colour(colour_index(&thing.class)),
     };
     scene.things.iter().map(mark).collect()

@@ -1,27 +1,29 @@
-//! A thing's outline on the floor, from its mask, the surface head's votes and the tied depth.
+//! A thing's outline on the floor, from its mask and what the decoder says of its patches.
 //!
 //! A forklift's lowest pixel is often in the air (mast, forks, overhang), its fork tips are thinner than a patch and
 //! its far side is hidden. So the outline is the class's size ([`super::sizes`]) put where everything that is seen
 //! agrees best:
 //!
-//! 1. Every patch votes for the middle of the footprint: its ray meets the height that the surface head gives it
-//!    (`range = (camera height - height) / fall`), and the middle lies `behind` that and `aside` of it.
-//! 2. How the patches' place along the thing (`ahead`) changes across the picture gives a first heading.
-//! 3. For each of 24 headings Gauss and Newton's method finds the middle that fits best: the votes, the tied depth,
-//!    the bearings of the mask's two sides, and the lower outline where it borders on visible floor (ground contact).
-//!    The last three are robust (Cauchy), since other things may stand in front.
+//! 1. Every patch says twice where the middle of the footprint is, each time with its own uncertainty: as heights and
+//!    distances in space (`range = (camera height - height) / fall`, the middle `behind` that and `aside` of it), and
+//!    as the place in the picture where the floor below the middle is seen. Patches of one thing err together, so their
+//!    informations are averaged, not summed; the two ways err differently, so theirs are summed.
+//! 2. Its patches also say the heading, with its uncertainty, front and rear possibly exchanged.
+//! 3. For each of 24 headings Gauss and Newton's method finds the middle that fits best: that of step 1, the bearings
+//!    of the mask's two sides, and the lower outline where it borders on visible floor (ground contact). The last two
+//!    are robust (Cauchy), since other things may stand in front.
 //! 4. The headings, weighted by `exp(-cost)`, are the posterior: distances get a value from the best one and an
 //!    interval from all.
 //!
-//! The constants were chosen on a sixth of `dock/train` that was held out of the fit of the head.
+//! The constants were chosen on a sixth of `dock/train` that was held out of the training of the decoder.
 
-use crate::types::{Grid, PixelTransform, Thing};
+use crate::types::{Grid, HeadingVote, PixelTransform, SurfaceVote, Thing};
 
 use super::camera::Camera;
 use super::metric::DepthTie;
 use super::sight::{Ray, Sight, bearing, patch_ray};
 use super::sizes::Plan;
-use super::vector::{dot2, norm2, solve_spd};
+use super::vector::{dot2, norm2};
 
 /// One place where the thing may be.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,19 +64,12 @@ pub struct View<'a> {
 
 /// A ray that falls less than this is as good as level: its range would be too uncertain.
 const LEAST_FALL: f64 = 0.02;
-/// Standard deviation of the surface head's height on its own patches, metres (held-out part of train: 0.27).
-const HEIGHT_SIGMA_M: f64 = 0.3;
-/// Standard deviation of `behind` and `aside`, metres (held out: 0.43 and 0.48).
-const VOTE_SIGMA_M: f64 = 0.45;
-/// Forklift votes of one thing err together. Their joint radial error is this share of the range ...
-const VOTE_RANGE_SHARE: f64 = 0.06;
-/// ... plus this, metres; and their joint lateral error this, metres.
-const VOTE_RADIAL_M: f64 = 0.2;
-const VOTE_LATERAL_M: f64 = 0.35;
-/// The tied depth's joint error, as a share of the range (held out: 0.13 a patch, which err together).
-const DEPTH_RANGE_SHARE: f64 = 0.13;
-/// How strongly the votes' heading holds: cost is this times one minus the cosine of the angle.
-const HEADING_HOLD: f64 = 4.0;
+/// What every patch's place on the floor may be off at least, metres, and its place in the picture, pixels.
+const LEAST_SIGMA_M: f64 = 0.05;
+const LEAST_SIGMA_PX: f64 = 0.3;
+/// The heading in space is that of a squared error of `5 angle^2` (once and twice the angle), so a mean of `error` is
+/// a variance of `error / 5`, and the logarithm of the likelihood half the squared error over `error`.
+const HEADING_SHARE: f64 = 0.5;
 /// The rectangle reaches beyond the mask's side by this, metres: thin fork tips are lost at the patch size ...
 const SIDE_BIAS_M: f64 = 0.1;
 /// ... with this standard deviation when it sticks out further,
@@ -95,95 +90,95 @@ const LEAST_WEIGHT: f64 = 5e-3;
 const RECTANGLE_SHAPE_SIGMA_M: f64 = 0.2;
 /// The same of a person's disc, metres (`sizes`).
 const DISC_SHAPE_SIGMA_M: f64 = 0.12;
-/// A person's votes err together by this much in height, metres (held out) ...
-const PERSON_HEIGHT_SIGMA_M: f64 = 0.14;
-/// ... and this much sideways, metres.
-const PERSON_LATERAL_M: f64 = 0.1;
-/// Feet: height of a person's lowest seen cell and its standard deviation, metres; half a cell and the toes.
-const PERSON_FOOT: (f64, f64) = (0.1, 0.35);
-
-struct Vote {
-    ray: Ray,
-    fall: f64,
-    weight: f64,
-    range_m: f64,
-    behind_m: f64,
-    aside_m: f64,
-    ahead_m: f64,
-    heading_along: f64,
+/// Where the votes put the middle of a thing.
+#[derive(Debug, Clone, Copy)]
+struct Middle {
+    /// Metres from the camera's foot.
+    place: [f64; 2],
+    /// Inverse of its covariance.
+    information: [[f64; 2]; 2],
 }
 
-fn votes(thing: &Thing, view: &View) -> Vec<Vote> {
-    let vote = |v: &crate::types::SurfaceVote| {
-        let ray = patch_ray(view.camera, view.transform, view.grid, v.col, v.row);
-        let fall = ray.fall.max(LEAST_FALL);
-        Vote {
-            ray,
-            fall,
-            weight: f64::from(v.cover).max(0.0).sqrt(),
-            range_m: (view.height_m - f64::from(v.height_m)) / fall,
-            behind_m: f64::from(v.behind_m),
-            aside_m: f64::from(v.aside_m),
-            ahead_m: f64::from(v.ahead_m),
-            heading_along: f64::from(v.heading_along),
-        }
-    };
-    thing.votes.iter().map(vote).filter(|v| v.weight > 0.0 && v.range_m.is_finite()).collect()
+/// A normal equation for a place on the floor.
+#[derive(Debug, Clone, Copy, Default)]
+struct Normal {
+    a: [[f64; 2]; 2],
+    b: [f64; 2],
 }
 
-/// Weighted least squares for `n` unknowns, row by row.
-struct LeastSquares {
-    a: Vec<Vec<f64>>,
-    b: Vec<f64>,
-}
-
-impl LeastSquares {
-    fn new(n: usize) -> Self {
-        Self {
-            a: (0..n).map(|i| (0..n).map(|j| if i == j { 1e-6 } else { 0.0 }).collect()).collect(),
-            b: vec![0.0; n],
-        }
-    }
-
-    fn add(&mut self, row: &[f64], value: f64, weight: f64) {
-        let w = weight * weight;
-        for (i, x) in row.iter().enumerate() {
-            for (j, y) in row.iter().enumerate() {
-                self.a[i][j] += w * x * y;
+impl Normal {
+    /// The place lies at `value` along `direction`, give or take `sigma`.
+    fn add(&mut self, direction: [f64; 2], value: f64, sigma: f64, weight: f64) {
+        let w = weight / (sigma * sigma);
+        for i in 0..2 {
+            for j in 0..2 {
+                self.a[i][j] += w * direction[i] * direction[j];
             }
-            self.b[i] += w * x * value;
+            self.b[i] += w * direction[i] * value;
         }
     }
-
-    fn solve(self) -> Option<Vec<f64>> {
-        solve_spd(self.a, self.b)
-    }
 }
 
-/// The middle that the votes give, relative to the camera's foot.
-fn voted_middle(votes: &[Vote]) -> Option<[f64; 2]> {
-    let mut system = LeastSquares::new(2);
-    for v in votes {
-        let sigma = HEIGHT_SIGMA_M / v.fall + 0.1;
-        system.add(&v.ray.along, v.range_m + v.behind_m, v.weight / sigma);
-        system.add(&v.ray.aside(), v.aside_m, v.weight / VOTE_SIGMA_M);
-    }
-    let x = system.solve()?;
-    (x[0].is_finite() && x[1].is_finite() && norm2([x[0], x[1]]) > 0.3).then(|| [x[0], x[1]])
+/// What one patch says of the place in space.
+fn by_space(v: &SurfaceVote, view: &View, weight: f64, out: &mut Normal) {
+    let ray = patch_ray(view.camera, view.transform, view.grid, v.col, v.row);
+    let fall = ray.fall.max(LEAST_FALL);
+    let [height, behind, aside] = [v.height_m, v.behind_m, v.aside_m].map(|l| [l.value, l.error].map(f64::from));
+    let range = (view.height_m - height[0]) / fall + behind[0];
+    out.add(ray.along, range, (height[1] / fall).hypot(behind[1]) + LEAST_SIGMA_M, weight);
+    out.add(ray.aside(), aside[0], aside[1] + LEAST_SIGMA_M, weight);
 }
 
-/// The heading that the votes give, radians: the direction along which `ahead` grows, helped by the head's own word.
-fn voted_heading(votes: &[Vote]) -> Option<f64> {
-    let mut system = LeastSquares::new(4);
-    for v in votes {
-        let ([x, y], [p, q], a) = (v.ray.along, v.ray.aside(), v.ahead_m);
-        system.add(&[x, y, a * x, a * y], v.range_m, v.weight / (HEIGHT_SIGMA_M / v.fall + 0.4));
-        system.add(&[p, q, a * p, a * q], 0.0, v.weight / 0.5);
-        system.add(&[0.0, 0.0, x, y], v.heading_along, v.weight / 1.6);
+/// What one patch says of the place in the picture.
+fn by_picture(v: &SurfaceVote, view: &View, weight: f64, out: &mut Normal) {
+    let [x, y] = v.foot_px.map(|l| f64::from(l.value));
+    let [dx, dy] = v.foot_px.map(|l| f64::from(l.error) + LEAST_SIGMA_PX);
+    let ray = |x, y| Ray::through(view.camera, view.transform, [x, y]);
+    let range = |ray: &Ray| view.height_m / ray.fall.max(LEAST_FALL);
+    let (foot, above, beside) = (ray(x, y), ray(x, y - dy), ray(x + dx, y));
+    let sigma_along = (range(&above) - range(&foot)).abs().max(LEAST_SIGMA_M);
+    let sigma_aside = (range(&foot) * dot2(beside.along, foot.aside())).abs().max(LEAST_SIGMA_M);
+    out.add(foot.along, range(&foot), sigma_along, weight);
+    out.add(foot.aside(), 0.0, sigma_aside, weight);
+}
+
+/// The middle that the votes give; none when there are none or they give no place.
+fn voted_middle(thing: &Thing, view: &View) -> Option<Middle> {
+    let total: f64 = thing.votes.iter().map(|v| f64::from(v.cover).max(0.0)).sum();
+    let mut normal = Normal::default();
+    for v in &thing.votes {
+        let weight = f64::from(v.cover).max(0.0) / total;
+        by_space(v, view, weight, &mut normal);
+        by_picture(v, view, weight, &mut normal);
     }
-    let x = system.solve()?;
-    let heading = x[3].atan2(x[2]);
-    heading.is_finite().then_some(heading)
+    let Normal { a: [[a, b], [_, c]], b: [p, q] } = normal;
+    let determinant = a * c - b * b;
+    let place = [(c * p - b * q) / determinant, (a * q - b * p) / determinant];
+    let sound = determinant > 0.0 && place.iter().all(|x| x.is_finite()) && norm2(place) > 0.3;
+    sound.then_some(Middle { place, information: normal.a })
+}
+
+/// What the votes say of the heading against the direction to the middle, together.
+fn voted_heading(thing: &Thing) -> Option<HeadingVote> {
+    let (mut sum, mut weights, mut cover) = ([0.0f32; 4], 0.0, 0.0);
+    for (v, heading) in thing.votes.iter().filter_map(|v| Some((v, v.heading?))) {
+        let w = v.cover.max(0.0) / heading.error.max(1e-3);
+        let values = [heading.once[0], heading.once[1], heading.twice[0], heading.twice[1]];
+        sum.iter_mut().zip(values).for_each(|(s, x)| *s += w * x);
+        weights += w;
+        cover += v.cover.max(0.0);
+    }
+    let [c, s, c2, s2] = sum.map(|s| s / weights);
+    let heading = HeadingVote { once: [c, s], twice: [c2, s2], error: cover / weights };
+    (c + s + c2 + s2 + heading.error).is_finite().then_some(heading)
+}
+
+/// Minus the logarithm of how likely a heading is, but for a constant.
+fn heading_cost(said: &HeadingVote, angle: f64) -> f64 {
+    let square = |[c, s]: [f32; 2], angle: f64| {
+        (f64::from(c) - angle.cos()).powi(2) + (f64::from(s) - angle.sin()).powi(2)
+    };
+    HEADING_SHARE * (square(said.once, angle) + square(said.twice, 2.0 * angle)) / f64::from(said.error)
 }
 
 /// Where the thing is, or `None` when the picture does not tell (no votes, above the horizon).
@@ -200,65 +195,43 @@ fn world(view: &View, p: [f64; 2]) -> [f64; 2] {
 }
 
 fn disc(thing: &Thing, view: &View, radius_m: f64) -> Option<Footprint> {
-    let votes = votes(thing, view);
-    let middle = voted_middle(&votes)?;
-    let range = norm2(middle);
-    let forward = [middle[0] / range, middle[1] / range];
-    let fall = (votes.iter().map(|v| v.fall).sum::<f64>() / votes.len() as f64).max(LEAST_FALL);
-    // Radial: the votes' joint error, and the feet where they are seen.
-    let mut precision = (fall / PERSON_HEIGHT_SIGMA_M).powi(2);
-    let mut sum = precision * range;
-    let sight = Sight::of(thing, view.camera, view.transform);
-    // The steepest of the lower ends is the nearer foot; columns beside the feet end at arms or coat.
-    if let Some(foot) =
-        sight.feet.iter().map(|f| f.ray.fall).max_by(f64::total_cmp).filter(|f| *f > LEAST_FALL)
-    {
-        let (height, sigma) = PERSON_FOOT;
-        let p = (foot / sigma).powi(2);
-        precision += p;
-        sum += p * (view.height_m - height) / foot;
-    }
-    let fused = sum / precision;
-    let radial2 = 1.0 / precision;
-    let lateral2 = PERSON_LATERAL_M * PERSON_LATERAL_M;
-    let middle = [forward[0] * fused, forward[1] * fused];
-    let covariance_m2 = along_across(forward, radial2, lateral2);
-    let middle_m = world(view, middle);
+    let middle = voted_middle(thing, view)?;
+    let middle_m = world(view, middle.place);
     let outline_m = (0..24)
         .map(|i| {
             let (s, c) = (std::f64::consts::TAU * f64::from(i) / 24.0).sin_cos();
             [middle_m[0] + radius_m * c, middle_m[1] + radius_m * s]
         })
         .collect();
+    let covariance_m2 = inverse(middle.information);
     Some(Footprint {
         hypotheses: vec![Hypothesis { outline_m, middle_m, weight: 1.0, covariance_m2 }],
         shape_sigma_m: DISC_SHAPE_SIGMA_M,
     })
 }
 
-/// Covariance with one variance along a unit vector and another across it.
-fn along_across([x, y]: [f64; 2], along: f64, across: f64) -> [[f64; 2]; 2] {
-    [
-        [along * x * x + across * y * y, (along - across) * x * y],
-        [(along - across) * x * y, along * y * y + across * x * x],
-    ]
+/// Inverse of a symmetric matrix; a hair of the identity keeps it from being none.
+fn inverse([[a, b], [_, c]]: [[f64; 2]; 2]) -> [[f64; 2]; 2] {
+    let (a, c) = (a + 1e-3, c + 1e-3);
+    let determinant = (a * c - b * b).max(1e-9);
+    [[c / determinant, -b / determinant], [-b / determinant, a / determinant]]
 }
 
 /// Everything that a rectangle is compared with, relative to the camera's foot.
 struct Evidence {
     forward: [f64; 2],
     range_m: f64,
+    middle: Middle,
     left: Option<f64>,
     right: Option<f64>,
     /// Bearing (radians, right of forward), fall.
     feet: Vec<(f64, f64)>,
-    depth_range_m: Option<f64>,
     height_m: f64,
     length_m: f64,
     width_m: f64,
 }
 
-const RESIDUALS: usize = 7;
+const RESIDUALS: usize = 6;
 
 fn robust(r: f64) -> f64 {
     r.signum() * ROBUST * (r / ROBUST).powi(2).ln_1p().sqrt()
@@ -279,12 +252,12 @@ impl Evidence {
         // In axes along and right of forward.
         let turned = corners.map(|p| [dot2(p, f), dot2(p, right)]);
         let mut out = [0.0; RESIDUALS];
-        let along = dot2(middle, f);
-        out[0] = (along - self.range_m) / (VOTE_RANGE_SHARE * self.range_m + VOTE_RADIAL_M);
-        out[1] = dot2(middle, right) / VOTE_LATERAL_M;
-        if let Some(depth) = self.depth_range_m {
-            out[6] = robust((along - depth) / (DEPTH_RANGE_SHARE * depth));
-        }
+        // The information's triangular root makes two residuals of standard deviation 1.
+        let [[a, b], [_, c]] = self.middle.information;
+        let [x, y] = [0, 1].map(|axis| middle[axis] - self.middle.place[axis]);
+        let root = a.sqrt();
+        out[0] = root * x + b / root * y;
+        out[1] = (c - b * b / a).max(0.0).sqrt() * y;
         let bearings = turned.map(|p| p[1].atan2(p[0]));
         let lowest = bearings.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = bearings.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -335,11 +308,13 @@ fn enters(outline: &[[f64; 2]; 4], bearing: f64) -> Option<f64> {
 }
 
 fn rectangle(thing: &Thing, view: &View, length_m: f64, width_m: f64) -> Option<Footprint> {
-    let votes = votes(thing, view);
-    let middle = voted_middle(&votes)?;
+    let voted = voted_middle(thing, view)?;
+    let middle = voted.place;
     let range_m = norm2(middle);
     let forward = [middle[0] / range_m, middle[1] / range_m];
-    let heading0 = voted_heading(&votes)?;
+    let said = voted_heading(thing)?;
+    let ahead = forward[1].atan2(forward[0]);
+    let heading0 = ahead + f64::from(said.once[1]).atan2(f64::from(said.once[0]));
     let sight = Sight::of(thing, view.camera, view.transform);
     let (left, right) = sight.extent(forward)?;
     let feet =
@@ -347,10 +322,10 @@ fn rectangle(thing: &Thing, view: &View, length_m: f64, width_m: f64) -> Option<
     let evidence = Evidence {
         forward,
         range_m,
+        middle: voted,
         left: (!thing.cut.left).then_some(left),
         right: (!thing.cut.right).then_some(right),
         feet,
-        depth_range_m: depth_range(thing, view, forward),
         height_m: view.height_m,
         length_m,
         width_m,
@@ -359,7 +334,7 @@ fn rectangle(thing: &Thing, view: &View, length_m: f64, width_m: f64) -> Option<
         (0..HEADINGS).map(|i| heading0 + std::f64::consts::TAU * i as f64 / HEADINGS as f64).collect();
     let cost_at = |heading: f64| {
         let settled = settle(&evidence, middle, heading);
-        (0.5 * settled.1 + HEADING_HOLD * (1.0 - (heading - heading0).cos()), settled)
+        (0.5 * settled.1 + heading_cost(&said, heading - ahead), settled)
     };
     let mut fits: Vec<_> = headings.iter().map(|h| cost_at(*h)).collect();
     // The best of them is turned by halved steps until it fits best: 15 degrees would move a fork tip by half a metre.
@@ -402,21 +377,6 @@ fn rectangle(thing: &Thing, view: &View, length_m: f64, width_m: f64) -> Option<
     }
     hypotheses.sort_by(|a, b| b.weight.total_cmp(&a.weight));
     Some(Footprint { hypotheses, shape_sigma_m: RECTANGLE_SHAPE_SIGMA_M })
-}
-
-/// Range of the middle by the tied depth: each patch's surface lies at its depth, the middle `behind` it.
-fn depth_range(thing: &Thing, view: &View, forward: [f64; 2]) -> Option<f64> {
-    let (depth, tie) = view.depth?;
-    let (mut sum, mut total) = (0.0, 0.0);
-    for v in &thing.votes {
-        let Some(head) = depth.get(v.row * view.grid.cols + v.col) else { continue };
-        let ray = patch_ray(view.camera, view.transform, view.grid, v.col, v.row);
-        let w = f64::from(v.cover);
-        sum +=
-            w * (tie.apply(f64::from(*head)) * ray.reach * dot2(ray.along, forward) + f64::from(v.behind_m));
-        total += w;
-    }
-    (total > 0.0 && sum > 0.0).then(|| sum / total)
 }
 
 /// Gauss and Newton's method on the middle for one heading: place, sum of squares, covariance.
@@ -464,10 +424,7 @@ fn settle(evidence: &Evidence, start: [f64; 2], heading: f64) -> ([f64; 2], f64,
             damping = damping * 10.0 + 0.1;
         }
     }
-    let [[a, b], [_, c]] = normal;
-    let (a, c) = (a + 1e-3, c + 1e-3);
-    let determinant = (a * c - b * b).max(1e-9);
-    (place, cost, [[c / determinant, -b / determinant], [-b / determinant, a / determinant]])
+    (place, cost, inverse(normal))
 }
 
 #[cfg(test)]
@@ -491,11 +448,22 @@ mod tests {
     }
 
     #[test]
-    fn covariance_has_its_variances_along_and_across() {
-        let f = [0.6, 0.8];
-        let m = along_across(f, 4.0, 0.25);
-        let q =
-            |v: [f64; 2]| v[0] * (m[0][0] * v[0] + m[0][1] * v[1]) + v[1] * (m[1][0] * v[0] + m[1][1] * v[1]);
-        assert!((q(f) - 4.0).abs() < 1e-12 && (q([-0.8, 0.6]) - 0.25).abs() < 1e-12);
+    fn a_heading_is_likeliest_where_it_is_said_and_its_rear_where_only_that_is_doubtful() {
+        let said = |once: [f32; 2]| HeadingVote { once, twice: [0.0, 1.0], error: 0.2 };
+        // 45 degrees: twice that is 90.
+        let sure = said([0.707, 0.707]);
+        let quarter = std::f64::consts::FRAC_PI_4;
+        assert!(heading_cost(&sure, quarter) < 0.01);
+        assert!(heading_cost(&sure, quarter + std::f64::consts::PI) > 8.0);
+        let doubtful = said([0.0, 0.0]);
+        let rear = heading_cost(&doubtful, quarter + std::f64::consts::PI);
+        assert!((heading_cost(&doubtful, quarter) - rear).abs() < 1e-9);
+        assert!(heading_cost(&doubtful, quarter + 0.5) > rear + 1.0);
+    }
+
+    #[test]
+    fn an_inverse_of_an_information_is_its_covariance() {
+        let [[a, b], [_, c]] = inverse([[4.0, 0.0], [0.0, 0.25]]);
+        assert!((a - 0.25).abs() < 1e-3 && b == 0.0 && (c - 4.0).abs() < 0.05);
     }
 }

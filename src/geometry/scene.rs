@@ -134,11 +134,14 @@ impl Room<'_> {
         for (plane, tie) in self.planes.iter().zip(ties) {
             let view = View {
                 camera,
-                transform: &scene.transform,
+                transform: &thing.transform,
                 grid: scene.grid,
                 height_m: camera.pose.position_m[2] - plane.height_m,
+                // Of a closer look there is no depth.
                 depth: match (&scene.depth, tie) {
-                    (Some(depth), Some(tie)) => Some((depth.metres.as_slice(), tie)),
+                    (Some(depth), Some(tie)) if thing.transform == scene.transform => {
+                        Some((depth.metres.as_slice(), tie))
+                    }
                     _ => None,
                 },
             };
@@ -283,7 +286,7 @@ fn seen_part(thing: &Thing, view: &View, largest_m: f64) -> Option<Footprint> {
     }
     for v in thing.votes.iter().filter(|v| v.cover > 0.25) {
         let ray = patch_ray(view.camera, view.transform, view.grid, v.col, v.row);
-        let range = (view.height_m - f64::from(v.height_m)) / ray.fall;
+        let range = (view.height_m - f64::from(v.height_m.value)) / ray.fall;
         if ray.fall > 0.05 && range > 0.0 {
             points.push(at(&ray, range));
             sigma2.push((0.3 / ray.fall).powi(2));
@@ -356,7 +359,9 @@ mod tests {
     use super::super::{Edge, PairEnd};
     use super::*;
     use crate::clock::{Timestamp, UtcMillis};
-    use crate::types::{CameraId, EdgeId, Grid, Mask, PairId, PixelTransform, SurfaceVote};
+    use crate::types::{
+        CameraId, EdgeId, Grid, HeadingVote, Likely, Mask, PairId, PixelTransform, SurfaceVote,
+    };
     use proptest::prelude::*;
 
     const GRID: Grid = Grid { rows: 16, cols: 28, patch_px: 14 };
@@ -434,7 +439,6 @@ mod tests {
             let (mw, mh) = (right - left + 1, bottom - top + 1);
             let cells = (0..mw * mh).map(|i| all[(top + i / mw) * w + left + i % mw]).collect();
             let foot = camera.pose.position_m;
-            let travel = [self.heading.cos(), self.heading.sin()];
             let mut votes = Vec::new();
             for patch in 0..GRID.len() {
                 let (col, row) = (patch % GRID.cols, patch / GRID.cols);
@@ -443,16 +447,19 @@ mod tests {
                 let ray = patch_ray(camera, &transform(), GRID, col, row);
                 let range = z * ray.reach;
                 let middle = sub2(self.middle, [foot[0], foot[1]]);
-                let seen = [ray.along[0] * range, ray.along[1] * range];
+                let likely = |value: f64, error: f32| Likely { value: value as f32, error };
+                let foot_px = camera.pixel_from_world([self.middle[0], self.middle[1], 0.0])?;
+                let turn = self.heading - middle[1].atan2(middle[0]);
+                let of = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
                 votes.push(SurfaceVote {
                     col,
                     row,
                     cover: 1.0,
-                    height_m: (foot[2] - range * ray.fall) as f32,
-                    behind_m: (dot2(middle, ray.along) - range) as f32,
-                    aside_m: dot2(middle, ray.aside()) as f32,
-                    ahead_m: dot2(sub2(seen, middle), travel) as f32,
-                    heading_along: dot2(travel, ray.along) as f32,
+                    height_m: likely(foot[2] - range * ray.fall, 0.1),
+                    behind_m: likely(dot2(middle, ray.along) - range, 0.15),
+                    aside_m: likely(dot2(middle, ray.aside()), 0.15),
+                    foot_px: foot_px.map(|px| likely(px, 2.0)),
+                    heading: Some(HeadingVote { once: of(turn), twice: of(2.0 * turn), error: 0.1 }),
                 });
             }
             Some(Thing {
@@ -461,6 +468,7 @@ mod tests {
                 mask: Mask { cell_px: CELL, left, top, width: mw, height: mh, cells },
                 meets_floor: vec![bottom < h - 2; mw],
                 votes,
+                transform: transform(),
                 cut: Cut { left: left == 0, top: top == 0, right: right == w - 1, bottom: bottom == h - 1 },
                 track: None,
             })

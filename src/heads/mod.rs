@@ -3,6 +3,7 @@
 //! The matrix of a shipped head is part of the model's graph ([`crate::model::graph::GraphHead`]); what is
 //! here is its host part: logits to masks, bins to metres.
 
+pub mod closer;
 pub mod decoder;
 pub mod depth;
 pub mod file;
@@ -53,6 +54,11 @@ pub trait Head: Send {
 
     /// Adds what it sees in the features to the scene.
     fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError>;
+
+    /// Whether it finds things, and finds them better where the picture is shown larger.
+    fn looks_closer(&self) -> bool {
+        false
+    }
 }
 
 /// A scene that nothing has been added to.
@@ -133,6 +139,7 @@ pub(crate) mod tests {
             layers: Vec::new(),
             cls: Vec::new(),
             dense: BTreeMap::from([(name.to_owned(), Dense { channels, values })]),
+            closer: Vec::new(),
             times: StageTimes { backbone: Duration::ZERO, ..StageTimes::default() },
         }
     }

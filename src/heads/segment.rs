@@ -1,8 +1,9 @@
-//! Segmentation: one linear layer's logits, upsampled before the argmax, cut into things.
+//! Segmentation: the decoder's logits of every cell, cut into things.
 
 use crate::types::{ClassName, Cut, Features, Grid, Mask, PixelTransform, Scene, Thing};
 
-use super::upsample::{CELLS_PER_PATCH, Upsample};
+use super::decoder::{self, CLASSES};
+use super::upsample::CELLS_PER_PATCH;
 use super::{Head, HeadError};
 
 /// A component smaller than this many cells of 3.5 px is noise: a person at 25 m has 12. What looks like a small
@@ -23,15 +24,13 @@ const PERSON_FAVOUR: f32 = 0.7;
 /// the thing's own: half a patch, since a boundary between two patches is that soft.
 const FLOOR_GAP_CELLS: usize = 2;
 
-/// Reads the graph output `segment`.
+/// Reads the decoder's logits.
 #[derive(Debug)]
 pub struct SegmentHead {
     classes: Vec<String>,
     wanted: Vec<(usize, ClassName)>,
     ground: Vec<usize>,
     favour: Vec<f32>,
-    upsample: Option<(Grid, Upsample)>,
-    logits: Vec<f32>,
     cells: Vec<f32>,
 }
 
@@ -40,8 +39,12 @@ impl SegmentHead {
     /// The classes named `floor` and `dock_edge` are what things stand on.
     ///
     /// # Errors
-    /// A wanted class that the head does not know.
+    /// Another number of classes than the decoder has, or a wanted class that it does not know.
     pub fn new(classes: &[String], wanted: &[ClassName]) -> Result<Self, HeadError> {
+        if classes.len() != CLASSES {
+            let problem = format!("it has {} classes instead of {CLASSES}", classes.len());
+            return Err(HeadError::File { name: decoder::NAME.to_owned(), problem });
+        }
         let mut found = Vec::new();
         for class in wanted {
             let index = classes.iter().position(|c| c == class.as_str()).ok_or_else(|| HeadError::File {
@@ -58,8 +61,6 @@ impl SegmentHead {
             wanted: found,
             ground,
             favour,
-            upsample: None,
-            logits: Vec::new(),
             cells: Vec::new(),
         })
     }
@@ -99,21 +100,24 @@ impl Head for SegmentHead {
         "segment"
     }
 
-    fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError> {
-        let n = self.classes.len();
-        let dense = super::dense(features, "segment", n)?;
-        if self.upsample.as_ref().is_none_or(|(grid, _)| *grid != features.grid) {
-            self.upsample = Some((features.grid, Upsample::new(features.grid)));
-        }
-        let Some((_, upsample)) = &self.upsample else { return Ok(()) };
-        self.logits.clear();
-        self.logits
-            .extend(dense.chunks_exact(n).flat_map(|l| l.iter().zip(&self.favour).map(|(l, f)| l + f)));
-        upsample.apply(&self.logits, n, &mut self.cells);
-        scene.floor = dense.chunks_exact(n).map(|l| probability(l, &self.ground)).collect();
+    fn looks_closer(&self) -> bool {
+        true
+    }
 
-        let (width, height) = (upsample.width(), upsample.height());
-        let (x0, y0, x1, y1) = picture_cells(&features.transform, features.grid);
+    fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError> {
+        let n = CLASSES;
+        let grid = features.grid;
+        decoder::cells(decoder::of(features)?, grid, &mut self.cells);
+        let (width, height) = (grid.cols * CELLS_PER_PATCH, grid.rows * CELLS_PER_PATCH);
+        // By patch, the mean of its cells.
+        scene.floor = vec![0.0; grid.len()];
+        for (i, cell) in self.cells.chunks_exact_mut(n).enumerate() {
+            let (row, col) = (i / width / CELLS_PER_PATCH, i % width / CELLS_PER_PATCH);
+            scene.floor[row * grid.cols + col] += probability(cell, &self.ground) / decoder::CELLS as f32;
+            cell.iter_mut().zip(&self.favour).for_each(|(logit, favour)| *logit += favour);
+        }
+
+        let (x0, y0, x1, y1) = picture_cells(&features.transform, grid);
         // Class of each cell, 255 outside of the picture.
         let mut labels = vec![255u8; width * height];
         for y in y0..y1 {
@@ -191,6 +195,7 @@ impl Head for SegmentHead {
                 },
                 meets_floor,
                 votes: Vec::new(),
+                transform: features.transform,
                 cut: Cut {
                     left: left <= x0,
                     top: top <= y0,
@@ -235,20 +240,25 @@ mod tests {
     use super::super::tests::{features_with, names};
     use super::*;
 
-    /// Logits of a grid where `class_of(col, row)` is clearly on top.
-    fn logits(grid: Grid, n: usize, class_of: impl Fn(usize, usize) -> usize) -> Vec<f32> {
-        (0..grid.len())
-            .flat_map(|i| {
-                let class = class_of(i % grid.cols, i / grid.cols);
-                (0..n).map(move |c| if c == class { 6.0 } else { 0.0 })
-            })
-            .collect()
+    /// The decoder's output where `class_of(col, row)` of each patch is clearly on top.
+    fn decoded(grid: Grid, class_of: impl Fn(usize, usize) -> usize) -> Vec<f32> {
+        let mut values = vec![0.0; grid.len() * decoder::CHANNELS];
+        for (i, patch) in values.chunks_exact_mut(decoder::CHANNELS).enumerate() {
+            let class = class_of(i % grid.cols, i / grid.cols);
+            patch[..decoder::LOGITS].chunks_exact_mut(CLASSES).for_each(|cell| cell[class] = 6.0);
+        }
+        values
+    }
+
+    fn classes() -> Vec<String> {
+        let names = ["background", "floor", "forklift", "person", "a", "b", "c", "d", "e"];
+        names.map(str::to_owned).to_vec()
     }
 
     fn run(class_of: impl Fn(usize, usize) -> usize) -> Scene {
-        let classes = ["background", "floor", "forklift", "person"].map(str::to_owned);
+        let classes = classes();
         let grid = Grid { rows: 8, cols: 10, patch_px: 14 };
-        let features = features_with(grid, "segment", 4, logits(grid, 4, class_of));
+        let features = features_with(grid, decoder::NAME, decoder::CHANNELS, decoded(grid, class_of));
         let mut scene = super::super::empty_scene(&features);
         let mut head = SegmentHead::new(&classes, &names(&["forklift", "person"])).unwrap();
         head.apply(&features, &mut scene).unwrap();
@@ -285,18 +295,19 @@ mod tests {
 
     #[test]
     fn an_unsure_person_at_a_forklift_is_not_believed() {
-        let classes = ["background", "floor", "forklift", "person"].map(str::to_owned);
+        let classes = classes();
         let grid = Grid { rows: 8, cols: 10, patch_px: 14 };
         let persons = |beside: usize, sure: f32| {
-            let mut values = logits(grid, 4, |c, r| match (c, r) {
+            let mut values = decoded(grid, |c, r| match (c, r) {
                 (2..=4, 2..=4) => 2,
                 (c, 3..=4) if c == beside => 3,
                 _ => 1,
             });
             for row in 3..=4 {
-                values[(row * 10 + beside) * 4..][..4].copy_from_slice(&[0.0, 0.0, 0.0, sure]);
+                let patch = &mut values[(row * 10 + beside) * decoder::CHANNELS..][..decoder::LOGITS];
+                patch.chunks_exact_mut(CLASSES).for_each(|cell| cell[3] = sure);
             }
-            let features = features_with(grid, "segment", 4, values);
+            let features = features_with(grid, decoder::NAME, decoder::CHANNELS, values);
             let mut scene = super::super::empty_scene(&features);
             SegmentHead::new(&classes, &names(&["forklift", "person"]))
                 .unwrap()
@@ -333,7 +344,7 @@ mod tests {
 
     #[test]
     fn unknown_class_is_refused() {
-        let error = SegmentHead::new(&["floor".to_owned()], &names(&["crane"])).unwrap_err().to_string();
+        let error = SegmentHead::new(&classes(), &names(&["crane"])).unwrap_err().to_string();
         assert!(error.contains("no class 'crane'"));
     }
 }

@@ -2,15 +2,14 @@
 //! `standoff train` makes them.
 
 use super::file::HeadFile;
-use super::{DepthHead, Head, HeadError, SegmentHead, SurfaceHead};
+use super::{DepthHead, Head, HeadError, SegmentHead, SurfaceHead, decoder};
 use crate::model::graph::GraphHead;
 use crate::types::ClassName;
 
 /// Name and bytes of each file.
-const FILES: [(&str, &[u8]); 3] = [
-    ("segment", include_bytes!("shipped/segment.safetensors")),
+const FILES: [(&str, &[u8]); 2] = [
+    (decoder::NAME, include_bytes!("shipped/decoder.safetensors")),
     ("depth", include_bytes!("shipped/depth.safetensors")),
-    ("surface", include_bytes!("shipped/surface.safetensors")),
 ];
 
 /// The shipped files, read.
@@ -37,9 +36,11 @@ pub fn heads(wanted: &[ClassName]) -> Result<Vec<Box<dyn Head>>, HeadError> {
     let mut out: Vec<Box<dyn Head>> = Vec::new();
     for file in files()? {
         match file.graph.name.as_str() {
-            "segment" => out.push(Box::new(SegmentHead::new(&file.classes, wanted)?)),
+            decoder::NAME => {
+                out.push(Box::new(SegmentHead::new(&file.classes, wanted)?));
+                out.push(Box::new(SurfaceHead));
+            }
             "depth" => out.push(Box::new(DepthHead)),
-            "surface" => out.push(Box::new(SurfaceHead::new(&file.classes))),
             _ => {}
         }
     }
@@ -51,7 +52,7 @@ pub fn heads(wanted: &[ClassName]) -> Result<Vec<Box<dyn Head>>, HeadError> {
 /// # Errors
 /// As [`files`].
 pub fn classes() -> Result<Vec<String>, HeadError> {
-    Ok(files()?.into_iter().find(|f| f.graph.name == "segment").map(|f| f.classes).unwrap_or_default())
+    Ok(files()?.into_iter().find(|f| f.graph.name == decoder::NAME).map(|f| f.classes).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -63,14 +64,14 @@ mod tests {
         let files = files().unwrap();
         assert_eq!(
             files.iter().map(|f| f.graph.name.as_str()).collect::<Vec<_>>(),
-            ["segment", "depth", "surface"]
+            [decoder::NAME, "depth"]
         );
-        for (file, outputs) in files.iter().zip([9, 256, 10]) {
-            assert_eq!(file.graph.bias.len(), outputs);
-            assert_eq!(file.graph.weight.len(), outputs * 4 * 384);
+        for (file, outputs) in files.iter().zip([decoder::CHANNELS, 256]) {
+            assert_eq!(file.graph.outputs(), outputs);
+            assert_eq!(file.graph.weight.len(), file.graph.bias.len() * 4 * 384);
         }
         assert!(classes().unwrap().contains(&"forklift".to_owned()));
         let total: usize = FILES.iter().map(|(_, bytes)| bytes.len()).sum();
-        assert!(total <= 1_600_000, "{total} bytes");
+        assert!(total <= 3_200_000, "{total} bytes");
     }
 }

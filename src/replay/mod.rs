@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::analysis::{Analysis, Output, Surroundings, TICK};
 use crate::backend::{Backend, BackendError};
 use crate::clock::{Now, Timestamp, UtcMillis};
+use crate::infer::Closer;
 use crate::ingest::IngestError;
 use crate::types::{Batch, CameraHealth, CameraId, CameraState, Frame, Snapshot, Transition};
 
@@ -49,6 +50,7 @@ pub fn run(
     frames: impl Iterator<Item = Result<Frame, IngestError>>,
     camera: &CameraId,
     backend: &mut dyn Backend,
+    closer: &mut Closer,
     analysis: &mut Analysis,
     mut on_step: impl FnMut(Step),
 ) -> Result<(), ReplayError> {
@@ -63,7 +65,10 @@ pub fn run(
             ticked = ticked + TICK;
             transitions.extend(analysis.tick(at(ticked), &around).transitions);
         }
-        for features in backend.infer(&Batch { frames: vec![frame] })? {
+        let mut seen = backend.infer(&Batch { frames: vec![frame] })?;
+        // Virtual time has all the time for closer looks.
+        closer.look(backend, &mut seen, usize::MAX)?;
+        for features in seen {
             let Output { transitions: new, snapshot, .. } = analysis.step(now, features, &around);
             transitions.extend(new);
             if let Some(snapshot) = snapshot {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::event::{Reason, StageTimes};
-use super::frame::Frame;
+use super::frame::{Frame, Part};
 use super::ids::CameraId;
 use crate::clock::Timestamp;
 
@@ -62,6 +62,17 @@ pub struct PixelTransform {
 }
 
 impl PixelTransform {
+    /// The same input seen from the whole picture, of which the source was a part.
+    pub fn within(self, part: Part, [source_width, source_height]: [u32; 2]) -> Self {
+        Self {
+            source_width,
+            source_height,
+            offset_x: self.offset_x - self.scale_x * f64::from(part.left),
+            offset_y: self.offset_y - self.scale_y * f64::from(part.top),
+            ..self
+        }
+    }
+
     /// A point of the source picture in the backbone's input.
     pub fn input_from_source(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         [self.scale_x * x + self.offset_x, self.scale_y * y + self.offset_y]
@@ -100,6 +111,8 @@ pub struct Features {
     pub cls: Vec<f32>,
     /// Outputs of the heads that are part of the graph, by the head's name.
     pub dense: BTreeMap<String, Dense>,
+    /// Parts of the same frame, larger, their transforms those of the whole picture.
+    pub closer: Vec<Features>,
     /// How long the stages took.
     pub times: StageTimes,
 }
@@ -139,5 +152,10 @@ mod tests {
         assert_eq!(t.input_from_source([0.0, 360.0]), [0.0, 222.0]);
         let [x, y] = t.source_from_input(t.input_from_source([123.4, 56.7]));
         assert!((x - 123.4).abs() < 1e-9 && (y - 56.7).abs() < 1e-9);
+        // A part of a larger picture: its corner is where the part's corner was.
+        let whole = t.within(Part { left: 100, top: 40, width: 640, height: 360 }, [1920, 1080]);
+        assert_eq!((whole.source_width, whole.source_height), (1920, 1080));
+        let [x, y] = whole.input_from_source([100.0, 40.0]);
+        assert!((x - t.offset_x).abs() < 1e-9 && (y - t.offset_y).abs() < 1e-9);
     }
 }

@@ -1,7 +1,7 @@
 //! One decoded picture of one camera.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -33,6 +33,76 @@ pub struct Frame {
     pub range: ColorRange,
     /// Where a chroma sample lies among its four luma samples.
     pub siting: ChromaSiting,
+}
+
+/// A part of a picture, in its pixels. All four are even, so that no chroma sample is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// First column.
+    pub left: u32,
+    /// First row.
+    pub top: u32,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl Frame {
+    /// A part of the picture as a picture of its own, of the same memory. `None` when the part is empty, reaches beyond
+    /// the picture or is not even.
+    pub fn part(&self, part: Part) -> Option<Self> {
+        let Part { left, top, width, height } = part;
+        let inside = |from: u32, side: u32, all: u32| from.checked_add(side).is_some_and(|end| end <= all);
+        let even = [left, top, width, height].iter().all(|side| side % 2 == 0);
+        if !even || width * height == 0 || !inside(left, width, self.width) || !inside(top, height, self.height) {
+            return None;
+        }
+        let [x, y] = [left, top].map(|side| side as usize);
+        let pixels = match &self.pixels {
+            Pixels::Host { format, data, planes } => {
+                Pixels::Host { format: *format, data: data.clone(), planes: moved(*format, planes, x, y) }
+            }
+            Pixels::Cuda { format, planes, picture } => {
+                let shifts = format.shifts(x, y);
+                let planes = planes.iter().zip(shifts).map(|(plane, [bytes, rows])| DevicePlane {
+                    address: plane.address + (rows * plane.stride + bytes) as u64,
+                    ..*plane
+                });
+                let (format, planes) = (*format, planes.collect());
+                let whole = Arc::clone(picture);
+                Pixels::Cuda { format, planes, picture: Arc::new(PartOfPicture { whole, format, x, y, planes: OnceLock::new() }) }
+            }
+        };
+        Some(Self { width, height, pixels, ..self.clone() })
+    }
+}
+
+/// The planes of a part that begins `x` columns and `y` rows into the picture.
+fn moved(format: PixelFormat, planes: &[Plane], x: usize, y: usize) -> Vec<Plane> {
+    let shifts = format.shifts(x, y);
+    let moved = |(plane, [bytes, rows]): (&Plane, [usize; 2])| Plane {
+        offset: plane.offset.saturating_add(rows.saturating_mul(plane.stride)).saturating_add(bytes),
+        ..*plane
+    };
+    planes.iter().zip(shifts).map(moved).collect()
+}
+
+/// A part of a picture in a GPU's memory, for those who look at it on the host.
+#[derive(Debug)]
+struct PartOfPicture {
+    whole: Arc<dyn DevicePicture>,
+    format: PixelFormat,
+    x: usize,
+    y: usize,
+    planes: OnceLock<Vec<Plane>>,
+}
+
+impl DevicePicture for PartOfPicture {
+    fn host(&self) -> Result<(&[u8], &[Plane]), &str> {
+        let (data, planes) = self.whole.host()?;
+        Ok((data, self.planes.get_or_init(|| moved(self.format, planes, self.x, self.y))))
+    }
 }
 
 /// Where decoded pixels lie. Only `ingest` makes them.
@@ -115,6 +185,14 @@ impl PixelFormat {
             Self::Nv12 => vec![luma, [2 * columns, rows]],
         }
     }
+
+    /// Bytes into a row and rows down to an even place of the picture, for each plane.
+    fn shifts(self, x: usize, y: usize) -> Vec<[usize; 2]> {
+        match self {
+            Self::I420 => vec![[x, y], [x / 2, y / 2], [x / 2, y / 2]],
+            Self::Nv12 => vec![[x, y], [x, y / 2]],
+        }
+    }
 }
 
 /// Where a plane lies in the data.
@@ -161,4 +239,60 @@ impl ChromaSiting {
     pub const MPEG2: Self = Self { horizontal_cosited: true, vertical_cosited: false };
     /// JPEG's.
     pub const JPEG: Self = Self { horizontal_cosited: false, vertical_cosited: false };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 8 x 4: luma is `10 * row + column`, U counts on from 100, V from 200.
+    fn frame(format: PixelFormat) -> Frame {
+        let mut data: Vec<u8> = (0..32).map(|i| i / 8 * 10 + i % 8).collect();
+        let planes = match format {
+            PixelFormat::I420 => {
+                data.extend((100..108).chain(200..208));
+                vec![Plane { offset: 0, stride: 8 }, Plane { offset: 32, stride: 4 }, Plane { offset: 40, stride: 4 }]
+            }
+            PixelFormat::Nv12 => {
+                data.extend((0..8).flat_map(|i| [100 + i, 200 + i]));
+                vec![Plane { offset: 0, stride: 8 }, Plane { offset: 32, stride: 8 }]
+            }
+        };
+        Frame {
+            camera: CameraId::new("a").unwrap(),
+            seq: 0,
+            captured: Timestamp::default(),
+            captured_utc: UtcMillis(0),
+            arrived: Timestamp::default(),
+            width: 8,
+            height: 4,
+            pixels: Pixels::Host { format, data: data.into(), planes },
+            matrix: ColorMatrix::Bt601,
+            range: ColorRange::Full,
+            siting: ChromaSiting::JPEG,
+        }
+    }
+
+    #[test]
+    fn a_part_begins_at_its_own_samples() {
+        for format in [PixelFormat::I420, PixelFormat::Nv12] {
+            let part = frame(format).part(Part { left: 4, top: 2, width: 2, height: 2 }).unwrap();
+            assert_eq!((part.width, part.height), (2, 2));
+            let host = part.pixels.host().unwrap();
+            let first: Vec<u8> = host.planes.iter().map(|plane| host.data[plane.offset]).collect();
+            // Luma of row 2, column 4; chroma of row 1, column 2.
+            match format {
+                PixelFormat::I420 => assert_eq!(first, [24, 106, 206]),
+                PixelFormat::Nv12 => assert_eq!((first, host.data[host.planes[1].offset + 1]), (vec![24, 106], 206)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_outside_or_odd_is_none() {
+        let frame = frame(PixelFormat::I420);
+        let part = |left, top, width, height| frame.part(Part { left, top, width, height }).is_some();
+        assert!(part(0, 0, 8, 4) && part(6, 2, 2, 2));
+        assert!(!part(6, 2, 4, 2) && !part(1, 0, 2, 2) && !part(0, 0, 0, 2) && !part(u32::MAX - 1, 0, 2, 2));
+    }
 }

@@ -18,16 +18,16 @@ pub use event::{
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{
-    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, PixelFormat,
-    Pixels, Plane,
+    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, Part,
+    PixelFormat, Pixels, Plane,
 };
 pub use ids::{
     CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId, StateName, StateValue,
 };
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{
-    Cut, DepthMap, Distance, DistanceKind, Mask, MetricScene, MetricThing, PairReading, Reading, Scene,
-    StateReading, SurfaceVote, Thing, Trust,
+    Cut, DepthMap, Distance, DistanceKind, HeadingVote, Likely, Mask, MetricScene, MetricThing, PairReading,
+    Reading, Scene, StateReading, SurfaceVote, Thing, Trust,
 };
 pub use secret::Secret;
 pub use snapshot::{Picture, Sighting, Snapshot};

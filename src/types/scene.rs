@@ -67,16 +67,20 @@ pub struct Thing {
     /// One for every column of the mask: true where its lowest cell borders on floor that is seen, so that the
     /// outline there is the thing's own and not that of something in front of it.
     pub meets_floor: Vec<bool>,
-    /// What the surface head says of the thing's patches; empty when no head says.
+    /// What the decoder says of the thing's patches; empty when it does not know the class.
     pub votes: Vec<SurfaceVote>,
+    /// From the picture's pixels to the input in which mask and votes are counted: that of the scene, or of a closer
+    /// look at a part of the picture.
+    pub transform: PixelTransform,
     /// Which edges of the picture cut it off.
     pub cut: Cut,
     /// Its identity over time, once tracks exist.
     pub track: Option<u64>,
 }
 
-/// What the surface head says of one patch of a thing. "Along" is the horizontal direction of the ray through
-/// the patch's centre, away from the camera; "aside" is 90 degrees to its left, seen from above.
+/// What the decoder says of one patch of a thing, each with the mean absolute error that is to be expected. "Along" is
+/// the horizontal direction of the ray through the patch's centre, away from the camera; "aside" is 90 degrees to its
+/// left, seen from above.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SurfaceVote {
     /// The patch's column in the grid.
@@ -86,15 +90,37 @@ pub struct SurfaceVote {
     /// How much of the patch the mask covers, 0 to 1.
     pub cover: f32,
     /// Height above the floor of the surface that is seen, metres.
-    pub height_m: f32,
+    pub height_m: Likely,
     /// How far beyond that surface, along the ray, the middle of the thing's footprint lies, metres.
-    pub behind_m: f32,
+    pub behind_m: Likely,
     /// How far aside from the ray the middle of the footprint lies, metres.
-    pub aside_m: f32,
-    /// How far the patch's surface lies ahead of the middle, counted in the thing's own direction of travel, metres.
-    pub ahead_m: f32,
-    /// Cosine of the angle between the thing's direction of travel and the ray.
-    pub heading_along: f32,
+    pub aside_m: Likely,
+    /// Where the floor below the middle of the thing is seen, pixels of the input: right and down.
+    pub foot_px: [Likely; 2],
+    /// Which way it heads; none for a class that is as long as wide.
+    pub heading: Option<HeadingVote>,
+}
+
+/// A value and the mean absolute error that is to be expected of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Likely {
+    /// The value.
+    pub value: f32,
+    /// Its expected error.
+    pub error: f32,
+}
+
+/// Which way a thing heads, against the horizontal direction from the camera to its middle. The cosine and sine are
+/// means: shorter than 1 where the patch cannot tell, and those of twice the angle stay long where only front and rear
+/// cannot be told apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadingVote {
+    /// Cosine and sine.
+    pub once: [f32; 2],
+    /// Cosine and sine of twice the angle.
+    pub twice: [f32; 2],
+    /// Squared error of the four together that is to be expected.
+    pub error: f32,
 }
 
 /// A bitmap over a part of the backbone's input, in square cells.

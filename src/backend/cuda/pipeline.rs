@@ -265,6 +265,7 @@ impl Backend for CudaBackend {
                     .collect::<Result<_, BackendError>>()?,
                 cls: self.values(CLS, at)?.to_vec(),
                 dense: dense.collect::<Result<BTreeMap<_, _>, BackendError>>()?,
+                closer: vec![],
                 times,
             });
         }

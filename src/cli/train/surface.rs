@@ -9,13 +9,14 @@ use super::segment::{Example, finish};
 use crate::geometry::Camera;
 use crate::geometry::sight::Ray;
 use crate::heads::file::HeadFile;
-use crate::heads::surface::OUTPUTS;
 use crate::model::graph::HeadTail;
 use crate::types::{Grid, PixelTransform};
 
 /// The classes, in the order of the outputs, each with how strongly its weights are held to zero (chosen on a sixth of
 /// train that was held out).
 pub const CLASSES: [(&str, f64); 2] = [("forklift", 6000.0), ("person", 15000.0)];
+/// Outputs a class: height above the floor, behind, aside, ahead, cosine of the heading against the ray.
+pub const OUTPUTS: usize = 5;
 /// A patch teaches when a thing covers more of it than this.
 const LEAST_COVER: f32 = 0.25;
 /// Things of which fewer pixels are seen do not teach.

@@ -119,6 +119,7 @@ impl TaughtHead {
                 },
                 meets_floor,
                 votes: vec![],
+                transform: tokens.transform,
                 cut: Cut {
                     left: left <= x0,
                     top: top <= y0,
