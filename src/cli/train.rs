@@ -11,6 +11,7 @@ mod network;
 mod projection;
 mod score;
 mod segment;
+mod sets;
 mod surface;
 mod view;
 
@@ -22,12 +23,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::{self, Backend, BackendSettings};
 use crate::heads::HeadFile;
-use crate::heads::decoder::CLASSES;
 use crate::model::matrix::{self, Random};
 use crate::types::Grid;
 use dataset::{Labels, Tokens, pictures, tokens};
-use lesson::Target;
-use projection::Projection;
 use segment::Example;
 use view::View;
 
@@ -211,90 +209,26 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             Which::Decoder => {
                 let crops = train.crops(grid, Some(Random(5)));
                 let crop_tokens = extract(args, &mut *backend, &train, "train-crops", &crops)?;
-                let sets = [
+                let whole = [
                     Some((&straight, train.whole(grid, false))),
                     mirrored.as_ref().map(|tokens| (tokens, train.whole(grid, true))),
-                    Some((&crop_tokens, crops)),
                 ];
-                let sets: Vec<_> = sets.into_iter().flatten().collect();
+                let sets: Vec<_> = whole.into_iter().flatten().chain([(&crop_tokens, crops)]).collect();
                 let val_crops = val.crops(grid, None);
                 let val_crop_tokens = extract(args, &mut *backend, &val, "val-crops", &val_crops)?;
                 let val_sets = [(&val_tokens, val.whole(grid, false)), (&val_crop_tokens, val_crops)];
-                let (head, reached) = train_decoder(args, &train, &sets, &val, &val_sets)?;
-                let with = [with[0].clone(), with[1].clone(), ("held_out", held_out(args))];
+                let (head, reached) = sets::train(args, &train, &sets, &val, &val_sets)?;
+                let held_out = match args.hold_out {
+                    0 | 1 => "none".to_owned(),
+                    n => format!("one frame of {n}"),
+                };
+                let epochs = ("epochs", args.decoder_epochs.to_string());
+                let with = [epochs, with[1].clone(), ("held_out", held_out)];
                 save(args, &head, &train, &val, &with, reached)?;
             }
         }
     }
     Ok(())
-}
-
-/// Trains the decoder on views of train (tokens with their views) and scores it on those of val, and on the frames of
-/// train that were held out.
-fn train_decoder(
-    args: &Args,
-    train: &Part,
-    sets: &[(&Tokens, Vec<View>)],
-    val: &Part,
-    val_sets: &[(&Tokens, Vec<View>)],
-) -> anyhow::Result<(HeadFile, Vec<(String, String)>)> {
-    let classes = &train.labels.first().context("train/ has no frames")?.truth.classes;
-    ensure!(classes.len() == CLASSES, "the decoder has {CLASSES} classes, the labels {}", classes.len());
-    let counted = counted(classes);
-    let held = |view: &View| args.hold_out > 1 && view.frame % args.hold_out == args.hold_out - 1;
-    let targets = |part: &Part, sets: &[(&Tokens, Vec<View>)]| -> anyhow::Result<Vec<Vec<Target>>> {
-        let progress = bar(sets.iter().map(|(_, v)| v.len() as u64).sum(), "targets")?;
-        let of = |view: &View| {
-            progress.inc(1);
-            Target::of(view, &part.labels[view.frame], sets[0].0.grid, &counted)
-        };
-        let out = sets.iter().map(|(_, views)| views.iter().map(of).collect()).collect();
-        progress.finish_and_clear();
-        Ok(out)
-    };
-    let mut taught = targets(train, sets)?;
-    let Some(((tokens, views), first)) = sets.first().zip(taught.first()) else {
-        anyhow::bail!("there is nothing to train on")
-    };
-    let grid = tokens.grid;
-    // Patches of things, and every eleventh of the others, of every second frame: the directions must tell things.
-    let mut rows = Vec::new();
-    for (i, target) in first.iter().enumerate().step_by(2).filter(|(i, _)| !held(&views[*i])) {
-        let thing = |patch: usize| target.lessons.iter().any(|l| l.patch == patch);
-        rows.extend((0..grid.len()).filter(|p| (p + i) % 11 == 0 || thing(*p)).map(|p| (i, p)));
-    }
-    let projection = Projection::fit(tokens, &rows);
-    let (mut samples, mut left_out) = (Vec::new(), Vec::new());
-    for ((tokens, views), targets) in sets.iter().zip(taught.drain(..)) {
-        let mut apart = Vec::new();
-        for (i, (view, target)) in views.iter().zip(targets).enumerate() {
-            if held(view) {
-                apart.push((i, view, target));
-            } else {
-                samples.push(decoder::Sample { values: projection.apply(tokens.frame(i)), target });
-            }
-        }
-        left_out.push((*tokens, apart));
-    }
-    let progress = bar((args.decoder_epochs * decoder::steps(&samples)) as u64, "decoder")?;
-    let head = decoder::train(&samples, grid, &projection, classes, args.decoder_epochs, &progress)?;
-    progress.finish();
-    drop(samples);
-    let mut reached = Vec::new();
-    for ((tokens, views), (targets, prefix)) in
-        val_sets.iter().zip(targets(val, val_sets)?.iter().zip(["", "crops_"]))
-    {
-        let views: Vec<_> = views.iter().zip(targets).enumerate().map(|(i, (v, t))| (i, v, t)).collect();
-        reached.extend(decoder_score::decoder(prefix, &head, tokens, &views, &val.labels));
-    }
-    let straight_and_crops = [left_out.first(), left_out.last()].into_iter().flatten();
-    for ((tokens, apart), prefix) in straight_and_crops.zip(["held_out_", "held_out_crops_"]) {
-        if !apart.is_empty() {
-            let views: Vec<_> = apart.iter().map(|(i, view, target)| (*i, *view, target)).collect();
-            reached.extend(decoder_score::decoder(prefix, &head, tokens, &views, &train.labels));
-        }
-    }
-    Ok((head, reached))
 }
 
 /// Classes whose depth weighs double.
@@ -303,10 +237,6 @@ fn counted(classes: &[String]) -> Vec<u8> {
         .filter(|i| matches!(classes[*i].as_str(), "floor" | "forklift" | "person"))
         .filter_map(|i| u8::try_from(i).ok())
         .collect()
-}
-
-fn held_out(args: &Args) -> String {
-    if args.hold_out > 1 { format!("one frame of {}", args.hold_out) } else { "none".to_owned() }
 }
 
 /// Writes a head's file with what it was trained on and what it reaches, and prints the same.

@@ -10,7 +10,7 @@
 //! | metadata `format` | `standoff-head-1`, with layers `standoff-head-2` |
 //! | metadata `name`, `tail`, `classes` | output's name, `logits` or `bin_moments`, class names separated by commas |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -154,8 +154,30 @@ impl HeadFile {
         ] {
             metadata.insert(key.to_owned(), value.to_owned());
         }
-        safetensors::tensor::serialize(tensors, Some(metadata)).map_err(|e| bad(format!("writing: {e}")))
+        let bytes = safetensors::tensor::serialize(tensors, Some(metadata));
+        let bytes = bytes.map_err(|e| bad(format!("writing: {e}")))?;
+        sorted(bytes).ok_or_else(|| bad("its header cannot be sorted".to_owned()))
     }
+}
+
+/// A file's header, in the order in which it is written.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__")]
+    metadata: BTreeMap<String, String>,
+    #[serde(flatten)]
+    tensors: BTreeMap<String, serde_json::Value>,
+}
+
+/// The library writes the metadata in a hash map's order, another one each time: sorted, the same head is the same file.
+fn sorted(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
+    let place = bytes.get_mut(8..8usize.checked_add(length)?)?;
+    let header: Header = serde_json::from_slice(place).ok()?;
+    let text = serde_json::to_vec(&header).ok()?;
+    place.fill(b' ');
+    place.get_mut(..text.len())?.copy_from_slice(&text);
+    Some(bytes)
 }
 
 /// Folds a standardisation into a linear map and rounds the weight to what the file holds: returns the rounded weight
@@ -202,6 +224,13 @@ mod tests {
         let deep = deep();
         let bytes = deep.write(&[]).unwrap();
         assert_eq!(HeadFile::read("x", &bytes).unwrap(), deep);
+    }
+
+    #[test]
+    fn the_same_head_is_the_same_file() {
+        let about: Vec<_> = (0..12).map(|i| (format!("key{i}"), format!("value \"{i}\""))).collect();
+        let first = deep().write(&about).unwrap();
+        assert!((0..8).all(|_| deep().write(&about).unwrap() == first));
     }
 
     /// Two values, a layer of three over nine patches, a layer of one.

@@ -293,7 +293,8 @@ pub fn tokens(
     for (i, view) in views.iter().enumerate() {
         let Some(path) = pictures.get(view.frame) else { bail!("there is no frame {}", view.frame) };
         let frame = stills::read(path, &camera, i as u64, Timestamp::from_nanos(0))?;
-        let features = backend.infer(&Batch { frames: vec![view.of(&frame)] })?;
+        let Some(shown) = view.of(&frame) else { bail!("{} is smaller than its labels", path.display()) };
+        let features = backend.infer(&Batch { frames: vec![shown] })?;
         let Some(features) = features.first() else {
             bail!("the backend gave nothing for {}", path.display())
         };

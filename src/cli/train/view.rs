@@ -4,7 +4,7 @@
 use super::dataset::Labels;
 use super::matrix::Random;
 use crate::preprocess::letterbox;
-use crate::types::{Frame, Grid, PixelTransform, Pixels};
+use crate::types::{Frame, Grid, Part, PixelTransform, Pixels};
 
 /// Things of which fewer pixels are seen get no crop.
 const LEAST_VISIBLE_PX: u32 = 100;
@@ -87,10 +87,12 @@ impl View {
         (seen, from)
     }
 
-    /// What it shows of its frame.
-    pub fn of(&self, frame: &Frame) -> Frame {
-        let cut = cropped(frame, self.origin, [self.transform.source_width, self.transform.source_height]);
-        if self.mirrored { mirrored(&cut) } else { cut }
+    /// What it shows of its frame; `None` when that is of another size than its labels.
+    pub fn of(&self, frame: &Frame) -> Option<Frame> {
+        let [left, top] = self.origin;
+        let (width, height) = (self.transform.source_width, self.transform.source_height);
+        let part = frame.part(Part { left, top, width, height })?;
+        Some(if self.mirrored { mirrored(&part) } else { part })
     }
 }
 
@@ -126,25 +128,11 @@ fn even(v: f64) -> u32 {
     (v / 2.0).round() as u32 * 2
 }
 
-/// A part of a frame: a view of the same planes. `origin` is even, so that luma and chroma are cut at the same place.
-fn cropped(frame: &Frame, [x, y]: [u32; 2], [width, height]: [u32; 2]) -> Frame {
-    let mut out = frame.clone();
-    (out.width, out.height) = (width, height);
-    // Stills are I420 and never in a GPU's memory.
-    if let Pixels::Host { planes, .. } = &mut out.pixels {
-        let (x, y) = (x as usize, y as usize);
-        for (i, plane) in planes.iter_mut().enumerate() {
-            let (x, y) = if i == 0 { (x, y) } else { (x / 2, y / 2) };
-            plane.offset += y * plane.stride + x;
-        }
-    }
-    out
-}
-
 /// The same frame seen in a mirror: every row of every plane reversed. Exact for the planes of a JPEG of even width,
 /// whose chroma lies in the middle of its four pixels.
 fn mirrored(frame: &Frame) -> Frame {
     let mut out = frame.clone();
+    // Stills are I420 and never in a GPU's memory.
     let Pixels::Host { data, planes, .. } = &mut out.pixels else { return out };
     let mut bytes = data.to_vec();
     let (w, h) = (frame.width as usize, frame.height as usize);
@@ -221,11 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_of_a_frame_is_its_pixels() {
+    fn a_mirrored_part_is_its_pixels() {
         let mut picture = image::RgbImage::new(32, 24);
         picture.enumerate_pixels_mut().for_each(|(x, y, p)| p.0 = [(8 * x) as u8, (9 * y) as u8, 60]);
         let (data, planes) = crate::preprocess::color::i420_from_rgb(&picture);
-        let mut frame = crate::types::Frame {
+        let frame = crate::types::Frame {
             camera: crate::types::CameraId::new("test").unwrap(),
             seq: 0,
             captured: crate::clock::Timestamp::from_nanos(0),
@@ -243,14 +231,12 @@ mod tests {
             let p = planes.planes[plane];
             planes.data[p.offset + y * p.stride + x]
         };
-        let cut = cropped(&frame, [8, 6], [10, 12]);
+        let cut = frame.part(Part { left: 8, top: 6, width: 10, height: 12 }).unwrap();
         assert_eq!((cut.width, cut.height), (10, 12));
         assert_eq!(luma(&cut, 2, 3, 0), luma(&frame, 10, 9, 0));
         assert_eq!(luma(&cut, 2, 3, 1), luma(&frame, 6, 6, 1));
         let turned = mirrored(&cut);
         assert_eq!(luma(&turned, 0, 3, 0), luma(&frame, 17, 9, 0));
         assert_eq!(luma(&turned, 0, 1, 2), luma(&frame, 8, 4, 2));
-        frame = mirrored(&mirrored(&frame));
-        assert_eq!(luma(&cut, 2, 3, 0), luma(&frame, 10, 9, 0));
     }
 }
