@@ -33,8 +33,22 @@ struct Standing {
     largest_m: f64,
 }
 
+/// What is found of where a thing stands.
+enum Stand {
+    /// Its footprint, the covariance of its place by the calibration alone, its largest extent in metres.
+    There(Footprint, [[f64; 2]; 2], f64),
+    /// The picture does not tell.
+    Lost,
+    /// It is no thing of its class: one that stood there would be seen elsewhere, or at another size.
+    Unlikely,
+}
+
 /// A class without a known size: the largest extent that a part outside of the picture is thought to have, metres.
 const UNKNOWN_LARGEST_M: f64 = 4.0;
+/// A thing whose mask and the place where it would stand overlap less than this, as boxes in the picture (intersection
+/// over union), is none: a piece of a truck that looks like a forklift would be a forklift of a fifth of its size. On
+/// the held-out sixth of `dock/train` this takes away 69 of 109 false persons and loses 2 of 96.
+const LEAST_LIKENESS: f64 = 0.2;
 /// Least relative standard deviation of a depth that is tied to the floor.
 const LEAST_DEPTH_SHARE: f64 = 0.1;
 
@@ -74,10 +88,11 @@ impl Room<'_> {
         let mut lost: Vec<&ClassName> = Vec::new();
         for (index, thing) in scene.things.iter().enumerate() {
             match self.stand(scene, thing, &ties) {
-                Some((footprint, calibration_m2, largest_m)) => {
+                Stand::There(footprint, calibration_m2, largest_m) => {
                     standing.push(Standing { index, footprint, calibration_m2, cut: thing.cut, largest_m });
                 }
-                None => lost.push(&thing.class),
+                Stand::Lost => lost.push(&thing.class),
+                Stand::Unlikely => {}
             }
         }
         let pairs = self
@@ -127,7 +142,7 @@ impl Room<'_> {
         scene: &Scene,
         thing: &Thing,
         ties: &[Option<DepthTie>],
-    ) -> Option<(Footprint, [[f64; 2]; 2], f64)> {
+    ) -> Stand {
         let camera = &self.calibration.camera;
         let size = sizes::of(&thing.class);
         let largest_m = size.map_or(UNKNOWN_LARGEST_M, |(_, largest_m)| largest_m);
@@ -157,13 +172,42 @@ impl Room<'_> {
                     .or_else(|| seen_part(thing, &view, largest_m))
             };
             let Some(footprint) = footprint else { continue };
-            let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
-            if plane.area_m.is_empty() || contains(&plane.area_m, middle) {
-                let calibration_m2 = self.calibration_covariance(middle, plane);
-                return Some((footprint, calibration_m2, largest_m));
+            let Some(best) = footprint.hypotheses.first() else { continue };
+            if plane.area_m.is_empty() || contains(&plane.area_m, best.middle_m) {
+                if !is_bound(thing.cut) && !self.is_likely(thing, &best.outline_m, plane) {
+                    return Stand::Unlikely;
+                }
+                let calibration_m2 = self.calibration_covariance(best.middle_m, plane);
+                return Stand::There(footprint, calibration_m2, largest_m);
             }
         }
-        None
+        Stand::Lost
+    }
+
+    /// Whether the mask of a thing is about where a thing of its class would be seen that stands there.
+    fn is_likely(&self, thing: &Thing, outline_m: &[[f64; 2]], plane: &FloorPlane) -> bool {
+        let Some(tall_m) = sizes::height_m(&thing.class) else { return true };
+        let t = &thing.transform;
+        let corners = outline_m.iter().flat_map(|[x, y]| {
+            [0.0, tall_m].map(|z| self.calibration.camera.pixel_from_world([*x, *y, plane.height_m + z]))
+        });
+        let (mut low, mut high) = ([f64::INFINITY; 2], [f64::NEG_INFINITY; 2]);
+        for pixel in corners.flatten().map(|pixel| t.input_from_source(pixel)) {
+            for axis in 0..2 {
+                low[axis] = low[axis].min(pixel[axis]);
+                high[axis] = high[axis].max(pixel[axis]);
+            }
+        }
+        // What lies outside of the input cannot be in the mask.
+        let input = [t.input_width, t.input_height].map(f64::from);
+        let (low, high) = ([0, 1].map(|i| low[i].max(0.0)), [0, 1].map(|i| high[i].min(input[i])));
+        let (mask, cell) = (&thing.mask, thing.mask.cell_px);
+        let first = [mask.left, mask.top].map(|side| side as f64 * cell);
+        let last = [mask.left + mask.width, mask.top + mask.height].map(|side| side as f64 * cell);
+        let side = |i: usize, a: f64, b: f64| (last[i].min(b) - first[i].max(a)).max(0.0);
+        let both = side(0, low[0], high[0]) * side(1, low[1], high[1]);
+        let area = |low: [f64; 2], high: [f64; 2]| (high[0] - low[0]).max(0.0) * (high[1] - low[1]).max(0.0);
+        both >= LEAST_LIKENESS * (area(low, high) + area(first, last) - both)
     }
 
     /// Covariance of a place on a plane by the calibration alone, square metres.
