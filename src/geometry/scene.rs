@@ -5,6 +5,7 @@ use crate::types::{
     Thing, Trust,
 };
 
+use super::apart::apart;
 use super::calibration::Calibration;
 use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
@@ -87,12 +88,14 @@ impl Room<'_> {
         let mut standing = Vec::new();
         let mut lost: Vec<&ClassName> = Vec::new();
         for (index, thing) in scene.things.iter().enumerate() {
-            match self.stand(scene, thing, &ties) {
-                Stand::There(footprint, calibration_m2, largest_m) => {
-                    standing.push(Standing { index, footprint, calibration_m2, cut: thing.cut, largest_m });
+            for part in apart(thing, &self.view(scene, thing, &self.planes[0], None)) {
+                match self.stand(scene, &part, &ties) {
+                    Stand::There(footprint, calibration_m2, largest_m) => {
+                        standing.push(Standing { index, footprint, calibration_m2, cut: part.cut, largest_m });
+                    }
+                    Stand::Lost => lost.push(&thing.class),
+                    Stand::Unlikely => {}
                 }
-                Stand::Lost => lost.push(&thing.class),
-                Stand::Unlikely => {}
             }
         }
         let pairs = self
@@ -137,29 +140,39 @@ impl Room<'_> {
         DepthTie::fit(depth, &scene.floor, scene.grid, &self.calibration.camera, &scene.transform, plane)
     }
 
+    fn view<'b>(
+        &'b self,
+        scene: &'b Scene,
+        thing: &'b Thing,
+        plane: &FloorPlane,
+        tie: Option<&'b DepthTie>,
+    ) -> View<'b> {
+        let camera = &self.calibration.camera;
+        View {
+            camera,
+            transform: &thing.transform,
+            grid: scene.grid,
+            height_m: camera.pose.position_m[2] - plane.height_m,
+            // Of a closer look there is no depth.
+            depth: match (&scene.depth, tie) {
+                (Some(depth), Some(tie)) if thing.transform == scene.transform => {
+                    Some((depth.metres.as_slice(), tie))
+                }
+                _ => None,
+            },
+        }
+    }
+
     fn stand(
         &self,
         scene: &Scene,
         thing: &Thing,
         ties: &[Option<DepthTie>],
     ) -> Stand {
-        let camera = &self.calibration.camera;
         let size = sizes::of(&thing.class);
         let largest_m = size.map_or(UNKNOWN_LARGEST_M, |(_, largest_m)| largest_m);
         for (plane, tie) in self.planes.iter().zip(ties) {
-            let view = View {
-                camera,
-                transform: &thing.transform,
-                grid: scene.grid,
-                height_m: camera.pose.position_m[2] - plane.height_m,
-                // Of a closer look there is no depth.
-                depth: match (&scene.depth, tie) {
-                    (Some(depth), Some(tie)) if thing.transform == scene.transform => {
-                        Some((depth.metres.as_slice(), tie))
-                    }
-                    _ => None,
-                },
-            };
+            let view = self.view(scene, thing, plane, tie.as_ref());
             if view.height_m <= 0.0 {
                 continue;
             }
