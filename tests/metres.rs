@@ -8,18 +8,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use standoff::analysis;
-use standoff::backend::{self, BackendSettings};
+use standoff::backend::{self, Backend, BackendError, BackendSettings, BackendSpec};
 use standoff::clock::Timestamp;
 use standoff::geometry::{Calibration, Camera, Edge, Lens, Pair, PairEnd, Pose, Site, measure};
 use standoff::heads;
+use standoff::heads::decoder::{CHANNELS, NAME};
 use standoff::infer::Closer;
 use standoff::ingest::stills;
 use standoff::replay::truth::Truth;
-use standoff::types::{Batch, CameraId, ClassName, Distance, DistanceKind, EdgeId, PairId, Reading};
+use standoff::types::{
+    Batch, CameraId, ClassName, Dense, Distance, DistanceKind, EdgeId, Features, Frame, MetricScene, PairId,
+    PixelTransform, Reading, Scene, StageTimes,
+};
 
 fn folder(part: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("STANDOFF_SHARED")
@@ -155,6 +160,116 @@ fn wilson(held: usize, all: usize) -> [f64; 2] {
     [middle - half, middle + half]
 }
 
+/// Keeps what the model said in a folder (`STANDOFF_CACHE`), for work on the geometry.
+struct Kept {
+    inner: Box<dyn Backend>,
+    dir: Option<PathBuf>,
+}
+
+impl Kept {
+    fn path(&self, frame: &Frame) -> Option<PathBuf> {
+        let host = frame.pixels.host().unwrap();
+        let mut hash = std::hash::DefaultHasher::new();
+        (host.data, frame.width, frame.height, host.planes[0].offset).hash(&mut hash);
+        Some(self.dir.as_ref()?.join(format!("{:016x}.json", hash.finish())))
+    }
+
+    fn one(&mut self, frame: &Frame) -> Result<Features, BackendError> {
+        let path = self.path(frame);
+        if let Some(Ok(bytes)) = path.as_ref().map(fs::read) {
+            let values: Vec<f32> =
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let spec = self.inner.spec();
+            let t = |i: usize| f64::from(values[i]);
+            let transform = PixelTransform {
+                source_width: frame.width,
+                source_height: frame.height,
+                input_width: spec.input_width,
+                input_height: spec.input_height,
+                scale_x: t(0),
+                scale_y: t(1),
+                offset_x: t(2),
+                offset_y: t(3),
+            };
+            let (decoder, depth) = values[4..].split_at(spec.grid.len() * CHANNELS);
+            let dense = [(NAME, CHANNELS, decoder), ("depth", 2, depth)].map(|(name, channels, values)| {
+                (name.to_owned(), Dense { channels, values: values.to_vec() })
+            });
+            return Ok(Features {
+                frame: frame.clone(),
+                transform,
+                grid: spec.grid,
+                dim: spec.dim,
+                layers: vec![],
+                cls: vec![],
+                dense: dense.into(),
+                closer: vec![],
+                times: StageTimes::default(),
+            });
+        }
+        let features = self.inner.infer(&Batch { frames: vec![frame.clone()] })?.remove(0);
+        if let Some(path) = path {
+            let t = features.transform;
+            let place = [t.scale_x, t.scale_y, t.offset_x, t.offset_y].map(|v| v as f32);
+            let values = place.iter().chain(&features.dense[NAME].values).chain(&features.dense["depth"].values);
+            fs::write(path, values.flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).unwrap();
+        }
+        Ok(features)
+    }
+}
+
+impl Backend for Kept {
+    fn spec(&self) -> &BackendSpec {
+        self.inner.spec()
+    }
+
+    fn infer(&mut self, batch: &Batch) -> Result<Vec<Features>, BackendError> {
+        batch.frames.iter().map(|frame| self.one(frame)).collect()
+    }
+}
+
+/// What each thing is in truth, for choosing what to believe: a line of JSON a thing.
+fn dump(out: &mut String, name: &str, picture: &Path, scene: &Scene, metric: &MetricScene, truth: &Value) {
+    let file = picture.with_file_name(format!("{name}_inst.png"));
+    let inst = image::open(file).unwrap().to_luma8();
+    for (index, thing) in scene.things.iter().enumerate() {
+        let mask = &thing.mask;
+        let mut counts = std::collections::BTreeMap::<u8, usize>::new();
+        for (i, _) in mask.cells.iter().enumerate().filter(|(_, set)| **set) {
+            let at = |first: usize, k: usize| ((first + k) as f64 + 0.5) * mask.cell_px;
+            let centre = [at(mask.left, i % mask.width), at(mask.top, i / mask.width)];
+            let [x, y] = thing.transform.source_from_input(centre);
+            let value = inst.get_pixel((x.max(0.0) as u32).min(391), (y.max(0.0) as u32).min(223))[0];
+            *counts.entry(value).or_default() += 1;
+        }
+        let cells: usize = counts.values().sum();
+        let (best, share) = counts.iter().max_by_key(|(_, n)| **n).map_or((0, 0), |(v, n)| (*v, *n));
+        let object = truth["objects"].as_array().unwrap().iter().find(|o| o["inst"] == json!(best));
+        let place = metric.things.iter().find(|m| m.index == index);
+        let errors = |pick: fn(&standoff::types::SurfaceVote) -> f32| -> f64 {
+            let all: Vec<f64> = thing.votes.iter().map(|v| f64::from(pick(v))).collect();
+            all.iter().sum::<f64>() / all.len().max(1) as f64
+        };
+        let cell = mask.cell_px / thing.transform.scale_x;
+        let [left, top] = thing
+            .transform
+            .source_from_input([mask.left as f64 * mask.cell_px, mask.top as f64 * mask.cell_px]);
+        let line = json!({
+            "frame": name, "class": thing.class.as_str(), "score": thing.score, "cells": cells,
+            "px": cells as f64 * cell * cell, "zoom": thing.transform.scale_x, "cut": thing.cut.any(),
+            "inst": best, "share": share as f64 / cells.max(1) as f64,
+            "object": object.map(|o| json!({"cls": o["cls"], "visible_px": o["visible_px"], "box": o["box3d"],
+                "bbox": o["bbox2d_visible"], "full": o["bbox2d_full"]})),
+            "sigma": place.map(|p| p.sigma_m), "outline": place.map(|p| p.outline_ground_m.clone()),
+            "height_error": errors(|v| v.height_m.error), "foot_error": errors(|v| v.foot_px[1].error),
+            "heading_error": errors(|v| v.heading.map_or(0.0, |h| h.error)),
+            "box": [left, top, left + mask.width as f64 * cell, top + mask.height as f64 * cell],
+            "feet": thing.meets_floor.iter().filter(|m| **m).count(),
+        });
+        out.push_str(&format!("{line}\n"));
+    }
+}
+
 #[test]
 fn metres_on_rendered_frames() {
     let part = std::env::var("STANDOFF_PART").unwrap_or_else(|_| "val".into());
@@ -164,8 +279,9 @@ fn metres_on_rendered_frames() {
     };
     let heads = heads::shipped::graph_heads().unwrap();
     let settings = BackendSettings { heads, max_batch: 4, layers: false, ..BackendSettings::default() };
-    let mut backend = match backend::open(&settings) {
-        Ok(backend) => backend,
+    let dir_kept = std::env::var_os("STANDOFF_CACHE").map(PathBuf::from);
+    let mut backend: Box<dyn Backend> = match backend::open(&settings) {
+        Ok(inner) => Box::new(Kept { inner, dir: dir_kept }),
         Err(error) => {
             println!("SKIP: the backend does not open: {error}");
             return;
@@ -181,6 +297,7 @@ fn metres_on_rendered_frames() {
         pictures = pictures.into_iter().skip(5).step_by(6).collect();
     }
     let id = CameraId::new("val").unwrap();
+    let mut lines = String::new();
     let mut scores: Vec<(&str, Scores)> =
         [FORKLIFT_EDGE, PERSON_EDGE, FORKLIFT_PERSON].map(|name| (name, Scores::default())).into();
     for (index, picture) in pictures.iter().enumerate() {
@@ -196,6 +313,7 @@ fn metres_on_rendered_frames() {
         let line = json!({"frame": index, "t": 0.0, "objects": json["objects"]}).to_string();
         let truth = Truth::parse(&line).unwrap();
         let metric = measure(&scene, &site);
+        dump(&mut lines, &name, picture, &scene, &metric, &json);
         for (what, scores) in &mut scores {
             let of = |pair: &&Pair| match &pair.to {
                 PairEnd::Edge(_) => *what == format!("{} to edge", pair.from),
@@ -222,4 +340,7 @@ fn metres_on_rendered_frames() {
         }
     }
     scores.iter().for_each(|(name, scores)| scores.print(name));
+    if let Some(path) = std::env::var_os("STANDOFF_THINGS") {
+        fs::write(path, lines).unwrap();
+    }
 }

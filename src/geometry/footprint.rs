@@ -142,6 +142,18 @@ fn by_picture(v: &SurfaceVote, view: &View, weight: f64, out: &mut Normal) {
     out.add(foot.aside(), 0.0, sigma_aside, weight);
 }
 
+/// Where one patch puts the middle, metres from the camera's foot, and its standard deviation (the mean of both axes).
+pub(super) fn place_of(v: &SurfaceVote, view: &View) -> Option<([f64; 2], f64)> {
+    let mut normal = Normal::default();
+    by_space(v, view, 1.0, &mut normal);
+    by_picture(v, view, 1.0, &mut normal);
+    let Normal { a: [[a, b], [_, c]], b: [p, q] } = normal;
+    let determinant = a * c - b * b;
+    let place = [(c * p - b * q) / determinant, (a * q - b * p) / determinant];
+    let sigma = ((a + c) / (2.0 * determinant)).sqrt();
+    (determinant > 0.0 && place.iter().all(|x| x.is_finite()) && sigma.is_finite()).then_some((place, sigma))
+}
+
 /// The middle that the votes give; none when there are none or they give no place.
 fn voted_middle(thing: &Thing, view: &View) -> Option<Middle> {
     let total: f64 = thing.votes.iter().map(|v| f64::from(v.cover).max(0.0)).sum();

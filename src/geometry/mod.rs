@@ -2,6 +2,7 @@
 //!
 //! World: metres, z up, the floor is a plane (z = 0 for the first one). Camera: x right, y down, z forward.
 
+mod apart;
 pub mod calibration;
 pub mod camera;
 pub mod distance;

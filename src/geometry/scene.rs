@@ -5,6 +5,7 @@ use crate::types::{
     Thing, Trust,
 };
 
+use super::apart::apart;
 use super::calibration::Calibration;
 use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
@@ -33,8 +34,25 @@ struct Standing {
     largest_m: f64,
 }
 
+/// What is found of where a thing stands.
+enum Stand {
+    /// Its footprint, the covariance of its place by the calibration alone, its largest extent in metres, and whether
+    /// only a part of it is seen.
+    There(Footprint, [[f64; 2]; 2], f64, bool),
+    /// The picture does not tell.
+    Lost,
+    /// It is no thing of its class: one that stood there would be seen elsewhere, or at another size.
+    Unlikely,
+}
+
 /// A class without a known size: the largest extent that a part outside of the picture is thought to have, metres.
 const UNKNOWN_LARGEST_M: f64 = 4.0;
+/// A thing whose mask and the place where it would stand overlap less than this, as boxes in the picture (intersection
+/// over union), is none: a piece of a truck that looks like a forklift would be a forklift of a fifth of its size. On
+/// the held-out sixth of `dock/train` this takes away 69 of 109 false persons and loses 2 of 96.
+const LEAST_LIKENESS: f64 = 0.2;
+/// A thing whose expected box lies beyond the picture's side by less than this share of its length is not cut off.
+const MOST_OUTSIDE: f64 = 0.06;
 /// Least relative standard deviation of a depth that is tied to the floor.
 const LEAST_DEPTH_SHARE: f64 = 0.1;
 
@@ -73,11 +91,15 @@ impl Room<'_> {
         let mut standing = Vec::new();
         let mut lost: Vec<&ClassName> = Vec::new();
         for (index, thing) in scene.things.iter().enumerate() {
-            match self.stand(scene, thing, &ties) {
-                Some((footprint, calibration_m2, largest_m)) => {
-                    standing.push(Standing { index, footprint, calibration_m2, cut: thing.cut, largest_m });
+            for part in apart(thing, &self.view(scene, thing, &self.planes[0], None)) {
+                match self.stand(scene, &part, &ties) {
+                    Stand::There(footprint, calibration_m2, largest_m, is_bound) => {
+                        let cut = if is_bound { part.cut } else { Cut::default() };
+                        standing.push(Standing { index, footprint, calibration_m2, cut, largest_m });
+                    }
+                    Stand::Lost => lost.push(&thing.class),
+                    Stand::Unlikely => {}
                 }
-                None => lost.push(&thing.class),
             }
         }
         let pairs = self
@@ -122,48 +144,101 @@ impl Room<'_> {
         DepthTie::fit(depth, &scene.floor, scene.grid, &self.calibration.camera, &scene.transform, plane)
     }
 
+    fn view<'b>(
+        &'b self,
+        scene: &'b Scene,
+        thing: &'b Thing,
+        plane: &FloorPlane,
+        tie: Option<&'b DepthTie>,
+    ) -> View<'b> {
+        let camera = &self.calibration.camera;
+        View {
+            camera,
+            transform: &thing.transform,
+            grid: scene.grid,
+            height_m: camera.pose.position_m[2] - plane.height_m,
+            // Of a closer look there is no depth.
+            depth: match (&scene.depth, tie) {
+                (Some(depth), Some(tie)) if thing.transform == scene.transform => {
+                    Some((depth.metres.as_slice(), tie))
+                }
+                _ => None,
+            },
+        }
+    }
+
     fn stand(
         &self,
         scene: &Scene,
         thing: &Thing,
         ties: &[Option<DepthTie>],
-    ) -> Option<(Footprint, [[f64; 2]; 2], f64)> {
-        let camera = &self.calibration.camera;
+    ) -> Stand {
         let size = sizes::of(&thing.class);
         let largest_m = size.map_or(UNKNOWN_LARGEST_M, |(_, largest_m)| largest_m);
         for (plane, tie) in self.planes.iter().zip(ties) {
-            let view = View {
-                camera,
-                transform: &thing.transform,
-                grid: scene.grid,
-                height_m: camera.pose.position_m[2] - plane.height_m,
-                // Of a closer look there is no depth.
-                depth: match (&scene.depth, tie) {
-                    (Some(depth), Some(tie)) if thing.transform == scene.transform => {
-                        Some((depth.metres.as_slice(), tie))
-                    }
-                    _ => None,
-                },
-            };
+            let view = self.view(scene, thing, plane, tie.as_ref());
             if view.height_m <= 0.0 {
                 continue;
             }
+            let whole = size.and_then(|(plan, _)| locate(thing, plan, &view));
+            let expected = whole.as_ref().and_then(|whole| {
+                self.expected_box(thing, &whole.hypotheses.first()?.outline_m, plane)
+            });
             // A thing that is cut at a side or at its feet shows too little for its class's size to be put on it:
             // what is seen is measured, what is not is a bound.
-            let footprint = if is_bound(thing.cut) {
-                seen_part(thing, &view, largest_m)
-            } else {
-                size.and_then(|(plan, _)| locate(thing, plan, &view))
-                    .or_else(|| seen_part(thing, &view, largest_m))
-            };
+            let is_bound = is_bound(thing.cut) && !expected.is_some_and(|box_| Self::is_inside(thing, box_));
+            let footprint = whole.filter(|_| !is_bound).or_else(|| seen_part(thing, &view, largest_m));
             let Some(footprint) = footprint else { continue };
-            let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
-            if plane.area_m.is_empty() || contains(&plane.area_m, middle) {
-                let calibration_m2 = self.calibration_covariance(middle, plane);
-                return Some((footprint, calibration_m2, largest_m));
+            let Some(best) = footprint.hypotheses.first() else { continue };
+            if plane.area_m.is_empty() || contains(&plane.area_m, best.middle_m) {
+                if !is_bound && expected.is_some_and(|box_| !Self::is_likely(thing, box_)) {
+                    return Stand::Unlikely;
+                }
+                let calibration_m2 = self.calibration_covariance(best.middle_m, plane);
+                return Stand::There(footprint, calibration_m2, largest_m, is_bound);
             }
         }
-        None
+        Stand::Lost
+    }
+
+    /// The box in the thing's input, low and high corner, in which a thing of its class would be seen on an outline.
+    fn expected_box(&self, thing: &Thing, outline_m: &[[f64; 2]], plane: &FloorPlane) -> Option<[[f64; 2]; 2]> {
+        let tall_m = sizes::height_m(&thing.class)?;
+        let corners = outline_m.iter().flat_map(|[x, y]| {
+            [0.0, tall_m].map(|z| self.calibration.camera.pixel_from_world([*x, *y, plane.height_m + z]))
+        });
+        let (mut low, mut high) = ([f64::INFINITY; 2], [f64::NEG_INFINITY; 2]);
+        for pixel in corners.flatten().map(|pixel| thing.transform.input_from_source(pixel)) {
+            for axis in 0..2 {
+                low[axis] = low[axis].min(pixel[axis]);
+                high[axis] = high[axis].max(pixel[axis]);
+            }
+        }
+        (low[0] < high[0]).then_some([low, high])
+    }
+
+    /// Whether the mask of a thing is about where a thing of its class would be seen.
+    fn is_likely(thing: &Thing, [low, high]: [[f64; 2]; 2]) -> bool {
+        // What lies outside of the input cannot be in the mask.
+        let input = [thing.transform.input_width, thing.transform.input_height].map(f64::from);
+        let (low, high) = ([0, 1].map(|i| low[i].max(0.0)), [0, 1].map(|i| high[i].min(input[i])));
+        let (mask, cell) = (&thing.mask, thing.mask.cell_px);
+        let first = [mask.left, mask.top].map(|side| side as f64 * cell);
+        let last = [mask.left + mask.width, mask.top + mask.height].map(|side| side as f64 * cell);
+        let side = |i: usize, a: f64, b: f64| (last[i].min(b) - first[i].max(a)).max(0.0);
+        let both = side(0, low[0], high[0]) * side(1, low[1], high[1]);
+        let area = |low: [f64; 2], high: [f64; 2]| (high[0] - low[0]).max(0.0) * (high[1] - low[1]).max(0.0);
+        both >= LEAST_LIKENESS * (area(low, high) + area(first, last) - both)
+    }
+
+    /// Whether so little of a thing's expected box lies beyond the picture's sides that it is not cut off there,
+    /// though its mask touches them.
+    fn is_inside(thing: &Thing, [low, high]: [[f64; 2]; 2]) -> bool {
+        let t = &thing.transform;
+        let first = t.input_from_source([0.0, 0.0]);
+        let last = t.input_from_source([f64::from(t.source_width), f64::from(t.source_height)]);
+        let beyond = [(thing.cut.left, first[0] - low[0], 0), (thing.cut.right, high[0] - last[0], 0), (thing.cut.bottom, high[1] - last[1], 1)];
+        beyond.iter().all(|(cut, out, axis)| !cut || *out < MOST_OUTSIDE * (high[*axis] - low[*axis]))
     }
 
     /// Covariance of a place on a plane by the calibration alone, square metres.

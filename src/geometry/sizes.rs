@@ -33,6 +33,24 @@ pub const PERSON: Plan = Plan::Disc { radius_m: 0.34 };
 /// Largest person of `dock/train` seen from above (a long stride), metres, rounded up.
 pub const PERSON_LARGEST_M: f64 = 1.3;
 
+/// How near the middles of two things of a class can be to each other, metres: side by side.
+pub fn least_apart_m(class: &ClassName) -> Option<f64> {
+    match class.as_str() {
+        "forklift" => Some(1.2),
+        "person" => Some(0.5),
+        _ => None,
+    }
+}
+
+/// Height of a class's things, metres: of a forklift to its roof, of a person standing.
+pub fn height_m(class: &ClassName) -> Option<f64> {
+    match class.as_str() {
+        "forklift" => Some(2.15),
+        "person" => Some(1.75),
+        _ => None,
+    }
+}
+
 /// Plan of a class, and the largest extent of one of it in metres: how far a part outside of the picture can reach.
 /// `None` for a class of no known size.
 pub fn of(class: &ClassName) -> Option<(Plan, f64)> {
