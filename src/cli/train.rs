@@ -220,7 +220,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 let (head, reached) = sets::train(args, &train, &sets, &val, &val_sets)?;
                 let held_out = match args.hold_out {
                     0 | 1 => "none".to_owned(),
-                    n => format!("one frame of {n}"),
+                    n => format!("one frame of {n} was not trained on"),
                 };
                 let epochs = ("epochs", args.decoder_epochs.to_string());
                 let with = [epochs, with[1].clone(), ("held_out", held_out)];
