@@ -67,7 +67,7 @@ pub struct Args {
     #[arg(long)]
     pub no_mirror: bool,
     /// Passes over the patches of things for the decoder
-    #[arg(long, default_value_t = 14)]
+    #[arg(long, default_value_t = 12)]
     pub decoder_epochs: usize,
     /// Leave every Nth frame of train out of the decoder's training and score it on these too: for choices; 0 = none
     #[arg(long, default_value_t = 0)]
