@@ -10,7 +10,7 @@ use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
 use super::footprint::{Footprint, Hypothesis, View, locate};
 use super::metric::DepthTie;
-use super::polygon::{contains, convex_hull};
+use super::polygon::{contains, convex_hull, nearest_on_segment, sides};
 use super::sight::{Ray, Sight, patch_ray};
 use super::sizes;
 use super::vector::{norm2, sub2};
@@ -131,6 +131,8 @@ impl Room<'_> {
         let camera = &self.calibration.camera;
         let size = sizes::of(&thing.class);
         let largest_m = size.map_or(UNKNOWN_LARGEST_M, |(_, largest_m)| largest_m);
+        // Outside of every area it stands on something all the same: left out, it would be near and not seen.
+        let mut outside: Option<(f64, _)> = None;
         for (plane, tie) in self.planes.iter().zip(ties) {
             let view = View {
                 camera,
@@ -155,12 +157,18 @@ impl Room<'_> {
             };
             let Some(footprint) = footprint else { continue };
             let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
+            let calibration_m2 = self.calibration_covariance(middle, plane);
+            let found = (footprint, calibration_m2, largest_m);
             if plane.area_m.is_empty() || contains(&plane.area_m, middle) {
-                let calibration_m2 = self.calibration_covariance(middle, plane);
-                return Some((footprint, calibration_m2, largest_m));
+                return Some(found);
+            }
+            let away = |(a, b)| norm2(sub2(nearest_on_segment(middle, a, b), middle));
+            let away_m = sides(&plane.area_m).map(away).fold(f64::INFINITY, f64::min);
+            if outside.as_ref().is_none_or(|(least_m, _)| away_m < *least_m) {
+                outside = Some((away_m, found));
             }
         }
-        None
+        outside.map(|(_, found)| found)
     }
 
     /// Covariance of a place on a plane by the calibration alone, square metres.
@@ -601,6 +609,24 @@ mod tests {
             .iter()
             .fold([0.0, 0.0], |m, p| [m[0] + p[0] / 4.0, m[1] + p[1] / 4.0]);
         assert!(norm2(sub2(middle, [1.0, 10.5])) < 0.6, "{middle:?}");
+    }
+
+    #[test]
+    fn a_thing_outside_of_every_area_is_near_all_the_same() {
+        let camera = camera();
+        let area_m = vec![[-4.0, 6.0], [1.2, 6.0], [1.2, 12.0], [-4.0, 12.0]];
+        let far = vec![[-40.0, 60.0], [40.0, 60.0], [40.0, 90.0], [-40.0, 90.0]];
+        let planes = vec![FloorPlane { height_m: 1.5, area_m: far }, FloorPlane { height_m: 0.0, area_m }];
+        let things = [
+            forklift(0.0, 9.0, 1.5).thing(&camera, "forklift").unwrap(),
+            person(-3.5, 9.0).thing(&camera, "person").unwrap(),
+            person(1.6, 9.0).thing(&camera, "person").unwrap(),
+        ];
+        let got = measured(&measure(&scene(things.to_vec()), &Site { planes, ..site() }).pairs[1].reading);
+        assert_eq!(got.to_index, Some(2), "the person beside the area, not the one on it: {got:?}");
+        let everywhere = measured(&measure(&scene(things.to_vec()), &site()).pairs[1].reading);
+        assert_eq!(everywhere.to_index, Some(2));
+        assert!((got.nearest_m - everywhere.nearest_m).abs() < 1e-9, "on the plane of the nearest area");
     }
 
     proptest! {
