@@ -27,7 +27,7 @@ pub mod run;
 pub mod teach;
 pub mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -93,6 +93,17 @@ pub enum Command {
 
 /// Exit code for wrong usage or a bad configuration: starting again does not mend it.
 pub const EXIT_USAGE: u8 = 2;
+
+/// Where a picture is written: where it was asked for, else under its usual name, but not over what lies there.
+fn picture_file(asked: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {
+    match asked {
+        Some(path) => Ok(path.to_owned()),
+        None if Path::new(usual).exists() => {
+            anyhow::bail!("{usual} is there already: say with --out where to write")
+        }
+        None => Ok(PathBuf::from(usual)),
+    }
+}
 
 /// Runs the command.
 pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
