@@ -15,7 +15,7 @@ pub use depth::DepthHead;
 pub use file::HeadFile;
 pub use segment::SegmentHead;
 pub use surface::SurfaceHead;
-pub use taught::TaughtHead;
+pub use taught::{TaughtHead, TaughtState};
 
 use crate::types::{Features, Scene, Trust};
 
@@ -52,6 +52,11 @@ pub trait Head: Send {
 
     /// Adds what it sees in the features to the scene.
     fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError>;
+
+    /// The states that it reads. Most read none.
+    fn states(&self) -> &[TaughtState] {
+        &[]
+    }
 }
 
 /// A scene that nothing has been added to.

@@ -22,6 +22,7 @@ pub use fit::{Lesson, lessons};
 
 use crate::heads::HeadError;
 use crate::heads::taught::{LessonError, Taught, model};
+use crate::types::StateName;
 
 /// The name of what was fitted, in the folder.
 pub const TAUGHT: &str = "taught.safetensors";
@@ -68,6 +69,20 @@ pub enum TeachError {
     /// The examples teach nothing.
     #[error(transparent)]
     Lesson(#[from] LessonError),
+    /// One name for several things.
+    #[error(
+        "examples of the state '{state}' are of several {what}: {one} and {other}; remove those of one, or give it a name of its own"
+    )]
+    Mixed {
+        /// The state.
+        state: StateName,
+        /// Cameras or zones.
+        what: &'static str,
+        /// An example.
+        one: u64,
+        /// And one that says otherwise.
+        other: u64,
+    },
     /// The tokens or the model are not usable.
     #[error(transparent)]
     Head(#[from] HeadError),
