@@ -83,6 +83,8 @@ fn a_lesson_goes_live_in_a_running_daemon() {
     assert!(teach(&daemon, &["add", empty, "--of", "dock", "--state", "bay=free"]).0);
     assert!(teach(&daemon, &["fit"]).0);
     daemon.kill();
+    let (ok, text) = teach(&daemon, &["fit"]);
+    assert!(!ok && text.contains("no daemon answers") && text.contains("nothing was changed"), "{text}");
     subscriber.forget();
     daemon.run_again();
     subscriber.wait("the bay is occupied after a restart", 90.0, |got| {
