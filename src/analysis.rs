@@ -29,6 +29,7 @@ use crate::heads::{self, Head};
 use crate::heartbeat::Pulse;
 use crate::metrics::METRICS;
 use crate::outbox::{Outbox, Statement};
+use crate::retrieval;
 use crate::rules::guard::Done;
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Guard, Latency, Memory, Rule, RuleMemory, RuleSettings};
@@ -260,7 +261,9 @@ impl Analysis {
         self.look_around(now, around, &mut output, Some((&id, times)));
         if let Some(camera) = self.cameras.get(&id) {
             let rules = camera.rules.iter().map(|rule| rule.status(&id, now.utc)).collect();
-            output.snapshot = Some(Snapshot { frame: features.frame, scene, metric, rules, times });
+            let appearance = retrieval::appearance(&features, &scene);
+            let frame = features.frame;
+            output.snapshot = Some(Snapshot { frame, scene, metric, appearance, rules, times });
         }
         output
     }

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod calibrate;
 pub mod check;
 pub mod commission;
+pub mod curate;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "demo")]
@@ -13,6 +14,7 @@ pub mod demo_broker;
 #[cfg(feature = "demo")]
 pub mod demo_rtsp;
 pub mod doctor;
+pub mod embedder;
 #[cfg(feature = "tensorrt")]
 pub mod engine;
 #[cfg(feature = "cuda")]
@@ -24,6 +26,7 @@ pub mod progress;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod search;
 pub mod teach;
 pub mod train;
 
@@ -69,6 +72,10 @@ pub enum Command {
     Bench(bench::BenchArguments),
     /// Teach a class or a state by a few examples, while the daemon runs
     Teach(teach::TeachArguments),
+    /// Find the incidents that look most like a picture or like another incident
+    Search(search::SearchArguments),
+    /// Choose the most varied frames of a folder, a clip or the kept pictures, to label them
+    Curate(curate::CurateArguments),
     /// Train a head on labelled frames
     Train(train::Args),
     /// Say what is installed, what is missing and how to mend it
@@ -119,6 +126,8 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Probe(arguments) => probe::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Teach(arguments) => teach::run(arguments),
+        Command::Search(arguments) => search::run(arguments),
+        Command::Curate(arguments) => curate::run(arguments),
         Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),

@@ -1,7 +1,7 @@
 //! `standoff teach`: examples in, a class or a state out, live in the daemon that runs.
 
 mod add;
-mod picture;
+pub(super) mod picture;
 mod report;
 mod show;
 
@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
+
+pub(super) use add::rectangle;
 
 use super::EXIT_USAGE;
 use super::alarm::found;
@@ -196,7 +198,7 @@ impl Site {
     }
 }
 
-fn size(text: &str) -> Result<(u32, u32), String> {
+pub(super) fn size(text: &str) -> Result<(u32, u32), String> {
     let wanted = || format!("'{text}' is not WIDTHxHEIGHT, both multiples of 14");
     let (width, height) = text.split_once('x').ok_or_else(wanted)?;
     let side = |text: &str| text.parse().ok().filter(|n: &u32| *n > 0 && n.is_multiple_of(14));

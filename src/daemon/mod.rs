@@ -454,7 +454,12 @@ fn sites(config: &Config) -> BTreeMap<CameraId, Site> {
 /// How pictures of alarms are made and kept.
 fn pictures_of(config: &Config) -> pictures::Settings {
     let album = Album::new(config.state_dir.join("pictures"), config.privacy.pictures);
-    pictures::Settings { album, blur: config.privacy.blur.clone() }
+    let model = config.model.recorded.is_none().then(|| pictures::Model {
+        name: config.model.name.clone(),
+        input_width: config.model.input_width,
+        input_height: config.model.input_height,
+    });
+    pictures::Settings { album, blur: config.privacy.blur.clone(), model }
 }
 
 /// The analysis of a configuration, with the shipped heads.

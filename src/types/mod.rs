@@ -1,6 +1,7 @@
 //! What travels between the rooms of the program: plain data with public fields, no behaviour that
 //! needs a clock, a file or a thread. Units are SI and stand in the names.
 
+pub mod appearance;
 pub mod command;
 pub mod event;
 pub mod features;
@@ -11,6 +12,7 @@ pub mod scene;
 pub mod secret;
 pub mod snapshot;
 
+pub use appearance::Appearance;
 pub use command::{Command, CommandSender};
 pub use event::{
     CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, Monitor, PairStatus, Reason,

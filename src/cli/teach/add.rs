@@ -60,7 +60,7 @@ fn point(text: &str) -> Result<[f64; 2], String> {
     numbers(text, "X,Y in pixels")
 }
 
-fn rectangle(text: &str) -> Result<[f64; 4], String> {
+pub fn rectangle(text: &str) -> Result<[f64; 4], String> {
     numbers(text, "LEFT,TOP,RIGHT,BOTTOM in pixels")
 }
 
