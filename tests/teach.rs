@@ -209,12 +209,15 @@ fn a_class_gets_better_with_examples_and_is_fitted_in_seconds() {
     assert!(ten[0].1 > 0.40, "{ten:?}");
 }
 
+/// Outlines in a picture, as shares of its width and height, and the value of each.
+type Zones = Vec<(Vec<[f64; 2]>, u8)>;
+
 /// A state's examples in a part of the data: what `zones` finds in each frame, `most_each` of each value.
 fn shown(
     backend: &mut dyn Backend,
     dir: &Path,
     most_each: usize,
-    zones: impl Fn(&Value) -> Vec<(Vec<[f64; 2]>, u8)>,
+    zones: impl Fn(&Value) -> Zones,
 ) -> Vec<Shown> {
     let mut count = [0usize; 2];
     let mut out = vec![];
@@ -241,7 +244,7 @@ fn number(value: &Value) -> f64 {
 }
 
 /// Doors that are wholly in the picture, open (1) or closed (0): their opening up to 2.6 m.
-fn doors(truth: &Value) -> Vec<(Vec<[f64; 2]>, u8)> {
+fn doors(truth: &Value) -> Zones {
     let (k, c) = (&truth["intrinsics"], &truth["camera"]);
     let (w, h) = (number(&k["width"]), number(&k["height"]));
     let project = |x: f64, y: f64, z: f64| -> Option<[f64; 2]> {
@@ -276,7 +279,7 @@ fn doors(truth: &Value) -> Vec<(Vec<[f64; 2]>, u8)> {
 }
 
 /// Forklifts that are large enough to see a load: their box.
-fn forks(truth: &Value) -> Vec<(Vec<[f64; 2]>, u8)> {
+fn forks(truth: &Value) -> Zones {
     let (w, h) = (number(&truth["intrinsics"]["width"]), number(&truth["intrinsics"]["height"]));
     let forklift = |object: &Value| {
         let loaded = object["loaded"].as_bool()?;
@@ -295,7 +298,7 @@ fn a_state_is_learned_from_twenty_frames() {
     let (Some(train), Some(val)) = (part("train"), part("val")) else { return };
     let Some(mut backend) = open() else { return };
     let values = ["no", "yes"].map(|value| StateValue::new(value).unwrap()).to_vec();
-    let mut judge = |name: &str, zones: fn(&Value) -> Vec<(Vec<[f64; 2]>, u8)>| {
+    let mut judge = |name: &str, zones: fn(&Value) -> Zones| {
         let examples = shown(backend.as_mut(), &train, 10, zones);
         let tests = shown(backend.as_mut(), &val, usize::MAX, zones);
         assert_eq!(examples.len(), 20);

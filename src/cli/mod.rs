@@ -15,6 +15,7 @@ pub mod demo_rtsp;
 pub mod doctor;
 #[cfg(feature = "tensorrt")]
 pub mod engine;
+pub mod evaluate;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod model;
@@ -71,6 +72,8 @@ pub enum Command {
     Teach(teach::TeachArguments),
     /// Train a head on labelled frames
     Train(train::Args),
+    /// Say how much a model's features are worth on labelled data
+    Evaluate(evaluate::EvaluateArguments),
     /// Say what is installed, what is missing and how to mend it
     Doctor,
     /// Check the log of what happened
@@ -109,6 +112,7 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Bench(arguments) => bench::run(arguments),
         Command::Teach(arguments) => teach::run(arguments),
         Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),
         Command::Privacy(command) => privacy::run(command),

@@ -146,7 +146,8 @@ impl Site {
     }
 }
 
-fn size(text: &str) -> Result<(u32, u32), String> {
+/// `WIDTHxHEIGHT` of the model's input.
+pub(super) fn size(text: &str) -> Result<(u32, u32), String> {
     let wanted = || format!("'{text}' is not WIDTHxHEIGHT, both multiples of 14");
     let (width, height) = text.split_once('x').ok_or_else(wanted)?;
     let side = |text: &str| text.parse().ok().filter(|n: &u32| *n > 0 && n.is_multiple_of(14));
