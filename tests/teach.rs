@@ -285,9 +285,12 @@ fn forks(truth: &Value) -> Zones {
     let (w, h) = (number(&truth["intrinsics"]["width"]), number(&truth["intrinsics"]["height"]));
     let forklift = |object: &Value| {
         let loaded = object["loaded"].as_bool()?;
+        if object["visible_px"].as_u64()? < 2500 {
+            return None;
+        }
         let [l, t, r, b] = [0, 1, 2, 3].map(|k| number(&object["bbox2d_visible"][k]));
         let zone = vec![[l / w, t / h], [r / w, t / h], [r / w, b / h], [l / w, b / h]];
-        (object["visible_px"].as_u64()? >= 2500).then_some((zone, u8::from(loaded)))
+        Some((zone, u8::from(loaded)))
     };
     truth["objects"].as_array().unwrap().iter().filter_map(forklift).collect()
 }

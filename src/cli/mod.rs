@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod embedder;
 #[cfg(feature = "tensorrt")]
 pub mod engine;
+pub mod evaluate;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod model;
@@ -78,6 +79,8 @@ pub enum Command {
     Curate(curate::CurateArguments),
     /// Train a head on labelled frames
     Train(train::Args),
+    /// Say how much a model's features are worth on labelled data
+    Evaluate(evaluate::EvaluateArguments),
     /// Say what is installed, what is missing and how to mend it
     Doctor,
     /// Check the log of what happened
@@ -129,6 +132,7 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Search(arguments) => search::run(arguments),
         Command::Curate(arguments) => curate::run(arguments),
         Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),
         Command::Privacy(command) => privacy::run(command),

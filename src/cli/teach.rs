@@ -198,6 +198,7 @@ impl Site {
     }
 }
 
+/// `WIDTHxHEIGHT` of the model's input.
 pub(super) fn size(text: &str) -> Result<(u32, u32), String> {
     let wanted = || format!("'{text}' is not WIDTHxHEIGHT, both multiples of 14");
     let (width, height) = text.split_once('x').ok_or_else(wanted)?;

@@ -1,11 +1,10 @@
 //! `standoff train segment|depth|surface --data DIR`: makes the head files of `heads/shipped` from rendered frames, in
 //! minutes on two cores. The features come through the project's own backend.
 
-mod dataset;
-mod depth;
-
-mod score;
-mod segment;
+pub(super) mod dataset;
+pub(super) mod depth;
+pub(super) mod score;
+pub(super) mod segment;
 mod surface;
 
 use std::path::{Path, PathBuf};
@@ -140,7 +139,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         done.push(which);
         match which {
             Which::Segment => {
-                let of = |l: &Labels| segment::Target::of(l, grid, classes.len());
+                let of = |l: &Labels| segment::Target::of(&l.raster, grid, classes.len());
                 let targets: Vec<_> = train.labels.iter().map(of).collect();
                 let examples = examples(true);
                 let progress = bar((args.epochs * examples.len()) as u64, "segment")?;
@@ -155,11 +154,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     .filter_map(|i| u8::try_from(i).ok())
                     .collect();
                 let targets: Vec<_> =
-                    train.labels.iter().map(|l| depth::Target::of(l, grid, &double)).collect();
+                    train.labels.iter().map(|l| depth::Target::of(&l.raster, grid, &double)).collect();
                 // 256 outputs make this the slow one, and the mirrored pictures add nothing to it.
                 let examples = examples(false);
                 let progress = bar((args.epochs * examples.len()) as u64, "depth")?;
-                let head = depth::train(examples, &targets, &standard, args.epochs, &progress)?;
+                let head =
+                    depth::train(examples, &targets, depth::RANGE_M, &standard, args.epochs, &progress)?;
                 progress.finish();
                 let reached = score::depth(&head, &val_tokens, &val.labels);
                 save(args, &head, &train, &val, &with[..1], reached)?;

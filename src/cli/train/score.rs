@@ -10,7 +10,7 @@ use crate::heads::upsample::Upsample;
 use crate::model::graph::HeadTail;
 
 /// A head's outputs on one frame: logits, or the mean of the bins.
-fn outputs(head: &HeadFile, tokens: &Tokens, frame: usize) -> Matrix {
+pub fn outputs(head: &HeadFile, tokens: &Tokens, frame: usize) -> Matrix {
     let n = head.graph.bias.len();
     let patches = tokens.grid.len();
     let data = (0..patches).flat_map(|p| tokens.row(frame, p).iter().map(|v| v.to_f32())).collect();
@@ -28,7 +28,8 @@ fn outputs(head: &HeadFile, tokens: &Tokens, frame: usize) -> Matrix {
     Matrix { rows: patches, cols: 1, data: out.data.chunks_exact(n).map(mean).collect() }
 }
 
-fn best(l: &[f32]) -> usize {
+/// The class whose logit is largest.
+pub fn best(l: &[f32]) -> usize {
     (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap_or(0)
 }
 
@@ -42,9 +43,10 @@ pub fn segment(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(Stri
     let mut patch = vec![(0usize, 0usize); n];
     let mut pixel = vec![(0usize, 0usize); n];
     let mut cells = Vec::new();
-    for (frame, labels) in labels.iter().enumerate() {
+    for (frame, labels) in labels.iter().map(|labels| &labels.raster).enumerate() {
         let logits = outputs(head, tokens, frame);
         for (l, truth) in logits.data.chunks_exact(n).zip(patch_classes(labels, grid, n)) {
+            let Some(truth) = truth else { continue };
             let got = best(l);
             right += usize::from(got == truth);
             all += 1;
@@ -99,7 +101,7 @@ pub fn depth(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(String
     let mut sums = [0.0; 4];
     let mut frames = 0.0;
     for (frame, labels) in labels.iter().enumerate() {
-        let truth = super::depth::Target::of(labels, tokens.grid, &[]);
+        let truth = super::depth::Target::of(&labels.raster, tokens.grid, &[]);
         let got = outputs(head, tokens, frame);
         let pairs: Vec<(f64, f64)> = got
             .data

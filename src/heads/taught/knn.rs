@@ -47,33 +47,45 @@ impl Knn {
 
     /// Share of the votes for each of `values` values, `values` numbers a query. `queries` must be of length 1 too.
     pub fn votes(&self, queries: &Matrix, values: usize) -> Vec<f32> {
-        let mut similar = Matrix::zeros(queries.rows, self.bank.rows);
-        let mut out = vec![0.0; queries.rows * values];
-        if !multiply(queries, As::Is, &self.bank, As::Transposed, 0.0, &mut similar) {
-            return out;
-        }
-        let k = NEIGHBOURS.min(self.bank.rows);
-        let mut order: Vec<usize> = Vec::new();
-        for (query, votes) in out.chunks_exact_mut(values.max(1)).enumerate() {
-            let row = similar.row(query);
-            order.clear();
-            order.extend(0..row.len());
-            if k < row.len() {
-                order.select_nth_unstable_by(k, |a, b| row[*b].total_cmp(&row[*a]));
-            }
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut total = 0.0;
-            for i in &order[..k] {
-                let vote = ((row[*i] - top) / TEMPERATURE).exp();
-                total += vote;
-                if let Some(v) = votes.get_mut(usize::from(self.targets[*i])) {
-                    *v += vote;
-                }
-            }
-            votes.iter_mut().for_each(|v| *v /= total.max(1e-12));
-        }
-        out
+        votes(&self.bank, |row| usize::from(self.targets[row]), queries, values, NEIGHBOURS)
     }
+}
+
+/// Share of the votes of the `k` rows of `bank` that are most similar to each query, for each of `values` values;
+/// `target` is the value of a row. All rows are of length 1.
+pub fn votes(
+    bank: &Matrix,
+    target: impl Fn(usize) -> usize,
+    queries: &Matrix,
+    values: usize,
+    k: usize,
+) -> Vec<f32> {
+    let mut similar = Matrix::zeros(queries.rows, bank.rows);
+    let mut out = vec![0.0; queries.rows * values];
+    if !multiply(queries, As::Is, bank, As::Transposed, 0.0, &mut similar) {
+        return out;
+    }
+    let k = k.min(bank.rows);
+    let mut order: Vec<usize> = Vec::new();
+    for (query, votes) in out.chunks_exact_mut(values.max(1)).enumerate() {
+        let row = similar.row(query);
+        order.clear();
+        order.extend(0..row.len());
+        if k < row.len() {
+            order.select_nth_unstable_by(k, |a, b| row[*b].total_cmp(&row[*a]));
+        }
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        for i in &order[..k] {
+            let vote = ((row[*i] - top) / TEMPERATURE).exp();
+            total += vote;
+            if let Some(v) = votes.get_mut(target(*i)) {
+                *v += vote;
+            }
+        }
+        votes.iter_mut().for_each(|v| *v /= total.max(1e-12));
+    }
+    out
 }
 
 #[cfg(test)]
