@@ -45,7 +45,7 @@ pub enum Task {
 /// Arguments of the command.
 #[derive(Debug, Args)]
 pub struct EvaluateArguments {
-    /// The labelled data
+    /// The labelled data; docs/evaluate.md says how it is laid out
     #[arg(value_name = "DIR")]
     data: PathBuf,
     /// What to evaluate, separated by commas; without it all that the data allows
