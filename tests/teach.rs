@@ -285,7 +285,9 @@ fn forks(truth: &Value) -> Zones {
     let (w, h) = (number(&truth["intrinsics"]["width"]), number(&truth["intrinsics"]["height"]));
     let forklift = |object: &Value| {
         let loaded = object["loaded"].as_bool()?;
-        let [l, t, r, b] = [0, 1, 2, 3].map(|k| number(&object["bbox2d_visible"][k]));
+        // What is hidden has none.
+        let side = |k: usize| object["bbox2d_visible"][k].as_f64();
+        let (l, t, r, b) = (side(0)?, side(1)?, side(2)?, side(3)?);
         let zone = vec![[l / w, t / h], [r / w, t / h], [r / w, b / h], [l / w, b / h]];
         (object["visible_px"].as_u64()? >= 2500).then_some((zone, u8::from(loaded)))
     };
