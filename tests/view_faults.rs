@@ -28,8 +28,8 @@ use standoff::config::{self, Config};
 use standoff::ingest::clip::Clip;
 use standoff::outbox::Statement;
 use standoff::types::{
-    CameraHealth, CameraId, CameraState, Features, Frame, Grid, PixelTransform, Reason, StageTimes, State,
-    Transition,
+    CameraHealth, CameraId, CameraState, Features, Frame, Grid, Monitor, PixelTransform, Reason, StageTimes,
+    State, Transition,
 };
 use standoff::view::{Commission, Profile, ViewSettings};
 
@@ -162,6 +162,8 @@ struct Path_ {
     said: Vec<(Timestamp, Transition)>,
     /// The last line for people about a camera that was moved.
     detail: String,
+    /// Whether it says that it would notice a camera that is moved.
+    moved: Monitor,
 }
 
 impl Path_ {
@@ -199,7 +201,8 @@ impl Path_ {
         };
         let around = Surroundings { health: BTreeMap::from([(camera(), health)]), ..Surroundings::default() };
         let analysis = Analysis::new(TimeZone::UTC, vec![], vec![setup], UtcMillis(0));
-        Self { analysis, around, ticked: Timestamp::default(), said: vec![], detail: String::new() }
+        let (ticked, moved) = (Timestamp::default(), Monitor::Learning);
+        Self { analysis, around, ticked, said: vec![], detail: String::new(), moved }
     }
 
     fn show(&mut self, frame: Frame) {
@@ -211,9 +214,9 @@ impl Path_ {
         }
         let output = self.analysis.step(at(now), features(frame), &self.around);
         for statement in &output.statements {
-            if let Statement::Camera(status) = statement
-                && !status.detail.is_empty()
-            {
+            let Statement::Camera(status) = statement else { continue };
+            self.moved = status.view.moved;
+            if !status.detail.is_empty() {
                 self.detail.clone_from(&status.detail);
             }
         }
@@ -579,7 +582,7 @@ fn cost() {
         };
         let mean = |times: &[f64]| times.iter().sum::<f64>() / times.len() as f64;
         let learning: Vec<_> = (0..100).map(|index| look(&known, index)).collect();
-        assert_eq!(learning[99].1, standoff::types::Monitor::On);
+        assert_eq!(learning[99].1, Monitor::On);
         let calm: Vec<f64> = (100..160).map(|index| look(&known, index).0).collect();
         let moved: Vec<f64> = (160..220).map(|index| look(&other, index).0).collect();
         let worst = moved.iter().copied().fold(0.0, f64::max);

@@ -25,8 +25,11 @@ pub const MOVED_DEG: f32 = 1.2;
 pub const ROLLED_DEG: f32 = 1.5;
 /// Or when it zooms by more than this, percent.
 pub const ZOOMED_PERCENT: f32 = 3.0;
-/// A view with fewer sure landmarks is not watched.
+/// A view with fewer landmarks is not watched, and one with fewer sure ones does not count as monitored: a turn of a few
+/// degrees would still be seen, one of many would not.
 const FEWEST: usize = 8;
+/// Of the sure ones so many must show anything at all, for what they show to be another scene.
+const FEWEST_SEEN: usize = 4;
 /// Share of the visible landmarks that must have moved by a turn.
 const AGREE: f32 = 0.2;
 /// And at least so many: two make a turn, the others bear it out.
@@ -82,7 +85,7 @@ impl Turned {
 impl std::fmt::Display for Drift {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Some(Turned { pan_deg, tilt_deg, roll_deg, zoom_percent }) = self.turned else {
-            return f.write_str("the camera sees another scene than the commissioned one");
+            return f.write_str("the camera sees another scene than when its view was learned");
         };
         write!(
             f,
@@ -154,8 +157,8 @@ impl Lookout {
     pub fn monitor(&self) -> Monitor {
         match self.scene {
             Scene::Learning(_) => Monitor::Learning,
-            Scene::Watched(_) => Monitor::On,
-            Scene::Bare => Monitor::NotMonitored,
+            Scene::Watched(ref watch) if watch.is_sure() => Monitor::On,
+            Scene::Watched(_) | Scene::Bare => Monitor::NotMonitored,
         }
     }
 }
@@ -169,7 +172,12 @@ impl Watch {
     fn of(scene: &Thumb, pictures: &[Thumb]) -> Option<Self> {
         let mut landmarks = Landmarks::of(scene);
         landmarks.keep_steady(pictures, STEADY);
-        (landmarks.sure() >= FEWEST).then_some(Self(landmarks))
+        (landmarks.len() >= FEWEST).then_some(Self(landmarks))
+    }
+
+    /// Whether a turn by any angle would be noticed.
+    fn is_sure(&self) -> bool {
+        self.0.sure() >= FEWEST
     }
 
     /// Whether the camera has moved. `focal`: focal length in widths of the picture.
@@ -213,7 +221,10 @@ impl Watch {
         let halves: [fn([f32; 2]) -> bool; 4] =
             [|[x, _]| x < 0.0, |[x, _]| x >= 0.0, |[_, y]| y < 0.0, |[_, y]| y >= 0.0];
         let half_stays = || halves.into_iter().any(|half| stays(ASIDE.0, ASIDE.1, half));
-        let elsewhere = search.sure.len() >= FEWEST && !stays(ELSEWHERE, FEWEST, |_| true) && !half_stays();
+        let elsewhere = self.is_sure()
+            && search.sure.len() >= FEWEST_SEEN
+            && !stays(ELSEWHERE, FEWEST_SEEN, |_| true)
+            && !half_stays();
         elsewhere.then_some(Drift { turned: None })
     }
 }
@@ -237,7 +248,7 @@ fn turned(turn: &Turn) -> Turned {
 
 /// Whether a scene has enough in it for a moved camera to be noticed.
 pub(super) fn is_watchable(scene: &Thumb) -> bool {
-    Watch::of(scene, &[]).is_some()
+    Watch::of(scene, &[]).is_some_and(|watch| watch.is_sure())
 }
 
 #[cfg(test)]

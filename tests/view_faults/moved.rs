@@ -212,10 +212,15 @@ fn a_camera_turned_far_is_noticed_under_what_it_writes() {
         let word = word.map(|(time, transition)| {
             (time.since(Timestamp::default()).as_secs_f64() - begins_s, transition.status.state.clone())
         });
-        (before, word, path.detail.clone())
+        (before, word, path.detail.clone(), path.moved)
     });
-    let mut failures = vec![];
-    for ((m, t, w), (before, word, detail)) in jobs.iter().zip(&results) {
+    let (mut failures, mut unwatched) = (vec![], 0);
+    for ((m, t, w), (before, word, detail, moved)) in jobs.iter().zip(&results) {
+        // People stood before too much of it when it was learned, and the camera says so.
+        if *moved != Monitor::On {
+            unwatched += 1;
+            continue;
+        }
         let Turn { pan_deg, tilt_deg, .. } = turns[*t];
         let what = format!(
             "{} pan {pan_deg:+.0} tilt {tilt_deg:+.0}, written {:.3}: {word:?} '{detail}'",
@@ -226,7 +231,12 @@ fn a_camera_turned_far_is_noticed_under_what_it_writes() {
             failures.push(format!("{what}, before {before:?}"));
         }
     }
-    println!("{} turns by 4 to 40 degrees, {} not noticed in time", jobs.len(), failures.len());
+    let count = jobs.len() - unwatched;
+    println!(
+        "{count} turns by 4 to 40 degrees, {} not noticed in time; {unwatched} not monitored",
+        failures.len()
+    );
+    assert!(unwatched * 4 < jobs.len(), "{unwatched} of {}", jobs.len());
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), jobs.len(), failures.join("\n"));
 }
 

@@ -119,6 +119,11 @@ impl Landmarks {
         });
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// How many are sure.
     pub fn sure(&self) -> usize {
         self.list.iter().filter(|landmark| landmark.sure).count()
