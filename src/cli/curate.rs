@@ -172,13 +172,19 @@ fn of_clip(path: &Path, every_s: f64, embedder: &mut Embedder) -> anyhow::Result
         if at_s < next_s - 0.005 {
             continue;
         }
-        next_s = at_s + every_s;
+        next_s = next_due_s(at_s, every_s);
         frames.embeddings.push(embedding(&embedder.infer(frame)?));
         let name = format!("{} at {at_s:.2} s", file_name(path));
         frames.candidates.push(Candidate { path: path.to_owned(), moment: Some((seq, at_s)), name });
     }
     bar.finish_and_clear();
     Ok(frames)
+}
+
+/// When the frame after one at `at_s` is due. Counted from the clip's beginning, so that the steps do not grow by what each
+/// frame is late.
+fn next_due_s(at_s: f64, every_s: f64) -> f64 {
+    if every_s > 0.0 { (((at_s + 0.005) / every_s).floor() + 1.0) * every_s } else { at_s }
 }
 
 /// Writes the chosen frames, `list.csv` and `page.png`.
@@ -234,6 +240,14 @@ fn field(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn late_frames_do_not_delay_those_after_them() {
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(close(next_due_s(0.0, 0.3), 0.3) && close(next_due_s(0.333, 0.3), 0.6));
+        assert!(close(next_due_s(0.599, 0.3), 0.9), "stamped just before its turn");
+        assert!(close(next_due_s(1.2, 0.0), 1.2), "every frame");
+    }
 
     #[test]
     fn names_with_commas_stay_one_field() {

@@ -256,3 +256,71 @@ fn sheet(query: &Query, hits: &[Hit], loaded: &Loaded) -> image::RgbImage {
     }
     draw::contact_sheet(&parts, &[])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UtcMillis;
+    use crate::retrieval::ThingRecord;
+    use crate::types::{CameraId, ClassName, RuleId};
+
+    fn kept(event_id: &str) -> Kept {
+        Kept { camera: "dock".into(), taken: UtcMillis(0), event_id: event_id.into(), picture: None }
+    }
+
+    fn bytes(event_id: &str, model: &str, frame: [f32; 2], thing: Option<[f32; 2]>) -> Vec<u8> {
+        let (camera, rule) = (CameraId::new("dock").unwrap(), RuleId::new("edge").unwrap());
+        let about = About::new(camera, rule, UtcMillis(0), event_id, model);
+        let recorded = |embedding: [f32; 2]| ThingRecord {
+            class: ClassName::new("forklift").unwrap(),
+            embedding: embedding.to_vec(),
+        };
+        let things = thing.into_iter().map(recorded).collect();
+        Record { about, frame: frame.to_vec(), things }.write().unwrap()
+    }
+
+    fn loaded(things: bool) -> (Loaded, Vec<Hit>) {
+        let class = things.then(|| ClassName::new("forklift").unwrap());
+        let probe = Probe { class, embedding: vec![1.0, 0.0] };
+        let query = Query {
+            probes: vec![probe],
+            things,
+            model: "m1".into(),
+            event: None,
+            picture: None,
+            name: String::new(),
+        };
+        let mut loaded = Loaded::default();
+        loaded.take(kept("a"), &bytes("a", "m1", [0.0, 1.0], Some([1.0, 0.0])), &query);
+        loaded.take(kept("b"), &bytes("b", "m2", [1.0, 0.0], Some([1.0, 0.0])), &query);
+        loaded.take(kept("c"), b"torn", &query);
+        loaded.take(kept("d"), &bytes("d", "m1", [1.0, 0.0], None), &query);
+        loaded.take(kept("e"), &bytes("e", "m1", [0.6, 0.8], Some([0.8, 0.6])), &query);
+        let hits = loaded.gallery.search(&query.probes, 9);
+        (loaded, hits)
+    }
+
+    fn events(loaded: &Loaded, hits: &[Hit]) -> Vec<String> {
+        hits.iter().map(|hit| loaded.incidents[hit.incident].1.event_id.clone()).collect()
+    }
+
+    #[test]
+    fn things_and_whole_frames_rank_apart_and_what_cannot_be_compared_is_counted() {
+        let (by_things, hits) = loaded(true);
+        assert_eq!(events(&by_things, &hits), ["a", "e"]);
+        let counts = |l: &Loaded| (l.without_things, l.of_other_model, l.damaged);
+        assert_eq!(counts(&by_things), (1, 1, 1));
+        let (by_frame, hits) = loaded(false);
+        assert_eq!(events(&by_frame, &hits), ["d", "e", "a"]);
+        assert_eq!(counts(&by_frame), (0, 1, 1));
+    }
+
+    #[test]
+    fn the_table_names_the_incident() {
+        let (loaded, hits) = loaded(true);
+        let table = table(&hits, &loaded);
+        let first: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(first[..4], ["1", "1.000", "a", "dock"]);
+        assert_eq!(first.last(), Some(&"edge"));
+    }
+}

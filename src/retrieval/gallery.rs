@@ -80,10 +80,9 @@ impl Gallery {
     pub fn search(&self, probes: &[Probe], n: usize) -> Vec<Hit> {
         let mut hits: Vec<Hit> = vec![];
         for probe in probes.iter().filter(|probe| probe.embedding.len() == self.dim) {
-            let wanted = match &probe.class {
-                None => None,
-                Some(class) => Some(self.names.iter().position(|name| name == class).unwrap_or(usize::MAX)),
-            };
+            let place = |class: &ClassName| self.names.iter().position(|name| name == class);
+            // A class that nothing here has fits no vector.
+            let wanted = probe.class.as_ref().map(|class| place(class).unwrap_or(usize::MAX));
             let mut of_probe: Vec<Hit> = vec![];
             let rows = self.values.chunks_exact(self.dim.max(1));
             for ((row, incident), class) in rows.zip(&self.incidents).zip(&self.classes) {

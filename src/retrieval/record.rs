@@ -101,7 +101,8 @@ impl Record {
     /// When it is damaged or of another format.
     pub fn read(bytes: &[u8]) -> Result<Self, RecordError> {
         let damaged = |e: &dyn std::fmt::Display| RecordError(format!("the file is damaged: {e}"));
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e))?;
+        // The header is parsed once: a search reads very many of these files.
+        let (length, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e))?;
         let metadata = header.metadata().as_ref().ok_or_else(|| damaged(&"it says nothing of itself"))?;
         if metadata.get("format").map(String::as_str) != Some(FORMAT) {
             return Err(RecordError(
@@ -110,14 +111,15 @@ impl Record {
         }
         let about = metadata.get("about").ok_or_else(|| damaged(&"it names no incident"))?;
         let about: About = serde_json::from_str(about).map_err(|e| damaged(&e))?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
         let values = |name: &str| -> Result<Vec<f32>, RecordError> {
-            let view = tensors.tensor(name).map_err(|e| damaged(&e))?;
-            if view.dtype() != Dtype::F16 {
-                return Err(damaged(&"its numbers are not half floats"));
-            }
-            let halves = view.data().chunks_exact(2);
-            let values: Vec<f32> = halves.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+            let info = header.info(name).filter(|info| info.dtype == Dtype::F16);
+            let info = info.ok_or_else(|| damaged(&format!("it has no half floats '{name}'")))?;
+            let (from, to) = info.data_offsets;
+            // Counted from the end of the header, which begins with its own length in eight bytes.
+            let data =
+                bytes.get(8 + length + from..8 + length + to).ok_or_else(|| damaged(&"it is too short"))?;
+            let values: Vec<f32> =
+                data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
             if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(damaged(&"a number is none")) }
         };
         let (frame, things) = (values("frame")?, values("things")?);
