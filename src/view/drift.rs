@@ -47,6 +47,8 @@ const OUTVOTED: usize = 2;
 const ELSEWHERE: f32 = 0.25;
 /// Unless one half of the picture has this share in its place, of so many: a thing that parks hides one side.
 const ASIDE: (f32, usize) = (0.3, 6);
+/// And for so long: a lorry that passes close shows corners of its own for two seconds.
+const ELSEWHERE_FOR: Duration = Duration::from_millis(1500);
 /// Focal length in widths of the picture while the lens is not known: 62 degrees. Angles are then only about right.
 const UNKNOWN_FOCAL: f32 = 0.83;
 /// How often it is looked for. In between the last answer holds.
@@ -101,6 +103,8 @@ pub(super) struct Lookout {
     focal: f32,
     scene: Scene,
     searched: Option<Timestamp>,
+    /// Since when it looks as if it saw another scene.
+    elsewhere: Option<Timestamp>,
     drift: Option<Drift>,
 }
 
@@ -123,7 +127,7 @@ impl Lookout {
     /// `focal`: focal length in widths of the picture, if the lens is known. `scene`: as it was commissioned.
     pub fn new(focal: Option<f32>, scene: Option<Thumb>) -> Self {
         let scene = scene.map_or(Scene::Learning(vec![]), |scene| Scene::of(&scene, &[]));
-        Self { focal: focal.unwrap_or(UNKNOWN_FOCAL), scene, searched: None, drift: None }
+        Self { focal: focal.unwrap_or(UNKNOWN_FOCAL), scene, searched: None, elsewhere: None, drift: None }
     }
 
     /// Takes a picture. Nothing is learned from one that is not good.
@@ -146,7 +150,11 @@ impl Lookout {
             Scene::Watched(watch) => {
                 if self.searched.is_none_or(|last| captured.since(last) >= EVERY) {
                     self.searched = Some(captured);
-                    self.drift = watch.look(&Thumb::of(cells), self.focal);
+                    let drift = watch.look(&Thumb::of(cells), self.focal);
+                    let elsewhere = drift.filter(|drift| drift.turned.is_none());
+                    self.elsewhere = elsewhere.and(self.elsewhere.or(Some(captured)));
+                    let lasts = |since: Timestamp| captured.since(since) >= ELSEWHERE_FOR;
+                    self.drift = drift.filter(|_| self.elsewhere.is_none_or(lasts));
                 }
             }
         }
