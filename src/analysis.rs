@@ -9,7 +9,7 @@ mod reload;
 mod shadow;
 mod states;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::JoinHandle;
@@ -20,8 +20,8 @@ use tokio::sync::watch;
 
 pub use reload::{Order, Reconfigure};
 pub use shadow::Shadow;
-use states::Held;
 pub use states::Lesson;
+use states::{Held, read_by};
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
 use crate::geometry::{self, Site};
@@ -29,15 +29,16 @@ use crate::heads::{self, Head};
 use crate::heartbeat::Pulse;
 use crate::metrics::METRICS;
 use crate::outbox::{Outbox, Statement};
+use crate::retrieval;
 use crate::rules::guard::Done;
 use crate::rules::when::{self, LocalTime};
 use crate::rules::{Guard, Latency, Memory, Rule, RuleMemory, RuleSettings};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
 use crate::types::command::{self, Action, Answer, Command, Refusal};
 use crate::types::{
-    CameraHealth, CameraId, CameraState, CameraStatus, Distance, Evidence, Features, Frame, Happening,
-    MetricScene, PairStatus, ProofStage, Reading, Reason, RuleStatus, Scene, Seen, Sighting, Snapshot,
-    StageTimes, State, StateName, Transition, Trust, Verdict,
+    CameraHealth, CameraId, CameraState, CameraStatus, ClassName, Distance, Evidence, Features, Frame,
+    Happening, MetricScene, PairStatus, ProofStage, Reading, Reason, RuleStatus, Scene, Seen, Sighting,
+    Snapshot, StageTimes, State, StateName, Transition, Trust, Verdict,
 };
 use crate::view::{Profile, View, ViewSettings};
 
@@ -144,6 +145,8 @@ struct Occasion<'a> {
 pub struct Analysis {
     zone: TimeZone,
     heads: Vec<Box<dyn Head>>,
+    /// Classes that pairs speak of and no head finds.
+    missing: BTreeSet<ClassName>,
     cameras: BTreeMap<CameraId, CameraRun>,
     resaid: Option<Timestamp>,
     /// Whether rules went of which something may be remembered.
@@ -158,9 +161,19 @@ impl Analysis {
         setups: Vec<CameraSetup>,
         start: UtcMillis,
     ) -> Self {
-        let cameras =
-            setups.into_iter().map(|setup| (setup.id.clone(), CameraRun::new(setup, start))).collect();
-        Self { zone, heads, cameras, resaid: None, forgotten: false }
+        let camera = |setup: CameraSetup| {
+            let mut camera = CameraRun::new(setup, start);
+            // Nothing was read before, so nothing is taken back.
+            camera.follow_states(read_by(&heads), |_| false, start, &mut Output::default());
+            (camera.setup.id.clone(), camera)
+        };
+        let cameras = setups.into_iter().map(camera).collect();
+        Self { zone, heads, missing: BTreeSet::new(), cameras, resaid: None, forgotten: false }
+    }
+
+    /// The same without heads for these classes: pairs that speak of them are unknown, not calm.
+    pub fn lacking(self, missing: BTreeSet<ClassName>) -> Self {
+        Self { missing, ..self }
     }
 
     /// Takes up what was remembered of the rules. What is remembered of others is dropped.
@@ -221,7 +234,8 @@ impl Analysis {
         let mut scene = see(&mut self.heads, &features);
         camera.look(&features.frame, &mut scene);
         let seen = clock::monotonic();
-        let metric = geometry::measure(&scene, &camera.setup.site);
+        let mut metric = geometry::measure(&scene, &camera.setup.site);
+        withhold(&mut metric, &camera.setup.site, &self.missing);
         let measured = clock::monotonic();
         times.heads = seen.since(started);
         times.geometry = measured.since(seen);
@@ -247,7 +261,9 @@ impl Analysis {
         self.look_around(now, around, &mut output, Some((&id, times)));
         if let Some(camera) = self.cameras.get(&id) {
             let rules = camera.rules.iter().map(|rule| rule.status(&id, now.utc)).collect();
-            output.snapshot = Some(Snapshot { frame: features.frame, scene, metric, rules, times });
+            let appearance = retrieval::appearance(&features, &scene);
+            let frame = features.frame;
+            output.snapshot = Some(Snapshot { frame, scene, metric, appearance, rules, times });
         }
         output
     }
@@ -354,6 +370,16 @@ fn fault(health: &CameraHealth) -> Option<Reason> {
         CameraState::Stalled => Some(health.reason.unwrap_or(Reason::Stalled)),
         CameraState::Backoff | CameraState::Refused => Some(health.reason.unwrap_or(Reason::ConnectionLost)),
         CameraState::Ended => Some(health.reason.unwrap_or(Reason::EndOfClip)),
+    }
+}
+
+/// A pair of a class that no head finds is not measured, however calm that looks.
+fn withhold(metric: &mut MetricScene, site: &Site, missing: &BTreeSet<ClassName>) {
+    for reading in &mut metric.pairs {
+        let pair = site.pairs.iter().find(|pair| pair.id == reading.pair);
+        if pair.is_some_and(|pair| pair.classes().any(|class| missing.contains(class))) {
+            reading.reading = Reading::Unavailable(Reason::HeadFailed);
+        }
     }
 }
 
@@ -645,7 +671,7 @@ pub fn spawn(mut analysis: Analysis, mut wiring: Wiring) -> std::io::Result<Join
                 Err(TryRecvError::Disconnected) => break,
             }
             for lesson in wiring.lessons.try_iter() {
-                wiring.deliver(analysis.teach(lesson));
+                wiring.deliver(analysis.teach(clock::now(), lesson));
             }
             let around = wiring.look(&analysis);
             for seen in batch {
@@ -930,6 +956,33 @@ mod tests {
         assert_eq!(states(&output), [State::Unknown(Reason::Stopping)]);
     }
 
+    fn anew(cameras: Vec<CameraSetup>, fresh: &[CameraId]) -> Reconfigure {
+        let fresh = fresh.iter().cloned().collect();
+        Reconfigure { cameras, fresh, heads: vec![], missing: BTreeSet::new() }
+    }
+
+    #[test]
+    fn a_pair_of_a_class_that_no_head_finds_is_unknown_and_not_calm() {
+        let calm = around(CameraState::Live, None);
+        let mut setup = setup(vec![]);
+        let lens = geometry::Lens::from_horizontal_fov(14.0, 14.0, 1.0);
+        let camera = geometry::camera::tests::camera_above_origin(lens);
+        setup.site.calibration = Some(geometry::Calibration::exact(camera));
+        setup.site.pairs[0].to = PairEnd::Class(ClassName::new("car").unwrap());
+        let run = |missing: &[&str]| {
+            let missing = missing.iter().map(|name| ClassName::new(name).unwrap()).collect();
+            let mut analysis =
+                Analysis::new(TimeZone::UTC, vec![], vec![setup.clone()], UtcMillis(0)).lacking(missing);
+            let mut said = vec![];
+            for ms in (100..3000).step_by(100) {
+                said.extend(states(&analysis.step(at(ms + 50), features(ms), &calm)));
+            }
+            said.pop()
+        };
+        assert_eq!(run(&["car"]), Some(State::Unknown(Reason::HeadFailed)));
+        assert_eq!(run(&["tree"]), Some(State::Clear), "nothing is there, and somebody looked");
+    }
+
     fn asks(order: command::Order) -> Command {
         let rule = RuleId::new("near_edge").unwrap();
         Command::new(Action::Rule { camera: camera(), rule, order }, "ann", command::Via::Socket)
@@ -940,7 +993,7 @@ mod tests {
         let mut setup = setup(vec![]);
         setup.rules[0].latch.latch = true;
         let cameras = vec![setup];
-        analysis.reconfigure(at(0), Reconfigure { cameras, fresh: Default::default(), heads: vec![] });
+        analysis.reconfigure(at(0), anew(cameras, &[]));
         let too_near =
             Verdict::Evidence { raise: crate::types::Level::TooNear, hold: crate::types::Level::TooNear };
         let rule = &mut analysis.cameras.get_mut(&camera()).unwrap().rules[0];
@@ -998,8 +1051,7 @@ mod tests {
         let RuleKind::Proximity(settings) = &mut setup.rules[0].kind;
         settings.alarm_m = 0.6;
         let cameras = vec![setup];
-        let fresh = [camera()].into();
-        let output = after.reconfigure(at(300), Reconfigure { cameras, fresh, heads: vec![] });
+        let output = after.reconfigure(at(300), anew(cameras, &[camera()]));
         assert_eq!((states(&output).last(), told(&output)), (Some(&State::Alarm), vec![]));
         after.tick(at(300), &calm);
         let list = Command::new(Action::List, "", command::Via::Socket);

@@ -78,6 +78,8 @@ pub enum Ask {
         /// The camera.
         camera: CameraId,
     },
+    /// Where it reads what was taught, and by which model.
+    Place,
 }
 
 /// A rule.
@@ -103,6 +105,15 @@ pub enum Reply {
         /// JPEG, two hexadecimal digits a byte.
         jpeg_hex: String,
     },
+    /// Where and by what the daemon is taught.
+    Place {
+        /// The folder.
+        dir: PathBuf,
+        /// The installed model's name.
+        model: String,
+        /// Width and height of its input, pixels.
+        input: [u32; 2],
+    },
     /// It is done.
     Done {
         /// What, in words.
@@ -115,14 +126,15 @@ pub enum Reply {
     },
 }
 
-/// Answers what is no matter of the rules, on a thread that may wait: teaching. An error is a refusal in words.
-pub type Teaching = Arc<dyn Fn(Ask) -> Result<Reply, String> + Send + Sync>;
+/// Answers what is no matter of the rules, on a thread that may wait: teaching. Told is also who asks. An error is a
+/// refusal in words.
+pub type Teaching = Arc<dyn Fn(Ask, &str) -> Result<Reply, String> + Send + Sync>;
 
 impl Ask {
     /// What the analysis is asked; the request itself when it is none of its matters.
     fn action(self) -> Result<Action, Self> {
         let (Target { camera, rule }, order) = match self {
-            Self::Taught { .. } | Self::Picture { .. } => return Err(self),
+            Self::Taught { .. } | Self::Picture { .. } | Self::Place => return Err(self),
             Self::List => return Ok(Action::List),
             Self::Ack(target) => (target, Order::Acknowledge),
             Self::Shelve { target, for_s } => (target, Order::Shelve(Duration::from_secs(for_s))),
@@ -229,7 +241,7 @@ async fn answer(line: &[u8], uid: Option<u32>, commands: &CommandSender, teachin
     let action = match request.ask.action() {
         Ok(action) => action,
         Err(ask) => {
-            let asked = tokio::task::spawn_blocking(move || teaching(ask)).await;
+            let asked = tokio::task::spawn_blocking(move || teaching(ask, &by)).await;
             return match asked {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(why)) => refused(why),
@@ -293,7 +305,7 @@ mod tests {
         let (sender, commands) = channel();
         let task = runtime
             .block_on(async {
-                spawn(path.clone(), sender, Arc::new(|_| Err("no lessons".to_owned())), stopped)
+                spawn(path.clone(), sender, Arc::new(|_, by| Err(format!("no lessons for {by}"))), stopped)
             })
             .unwrap();
         (Site { runtime, path, stop, task, _folder: folder }, commands)
@@ -337,6 +349,9 @@ mod tests {
         let Reply::Refused { error } = ask(&site.path, &shelve).unwrap() else { panic!() };
         assert_eq!(error, "camera 'dock' has no rule 'edge'");
         let uid = rustix::process::getuid().as_raw();
+        let lesson = Request { by: Some("bob".into()), ask: Ask::Taught { dir: "/x".into() } };
+        let expected = Reply::Refused { error: format!("no lessons for bob (uid {uid})") };
+        assert_eq!(ask(&site.path, &lesson).unwrap(), expected);
         let Target { camera, rule } = target();
         let order = Order::Shelve(Duration::from_secs(60));
         let expected = [

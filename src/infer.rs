@@ -132,7 +132,8 @@ pub fn spawn(
             if frames.is_empty() {
                 continue;
             }
-            let (answers, goes_on) = run_batch(backend.as_mut(), &mut closer, &mut pace, Batch { frames }, &mut failures);
+            let (answers, goes_on) =
+                run_batch(backend.as_mut(), &mut closer, &mut pace, Batch { frames }, &mut failures);
             if seen.send(answers).is_err() || !goes_on {
                 return;
             }
@@ -260,7 +261,16 @@ mod tests {
         let heart = Arc::new(Heart::default());
         let pulse = heart.pulse(Part::Infer, Timestamp::from_nanos(1));
         let backend = failing(|| BackendError::Infer("out of memory".into()));
-        let thread = spawn(backend, Closer::new(0).unwrap(), slots.clone(), [Duration::ZERO; 2], sender, stop.clone(), pulse).unwrap();
+        let thread = spawn(
+            backend,
+            Closer::new(0).unwrap(),
+            slots.clone(),
+            [Duration::ZERO; 2],
+            sender,
+            stop.clone(),
+            pulse,
+        )
+        .unwrap();
         slots.put(frame());
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(
@@ -281,7 +291,16 @@ mod tests {
         let heart = Arc::new(Heart::default());
         let pulse = heart.pulse(Part::Infer, clock::monotonic());
         let backend = failing(|| BackendError::Broken("CUDA error 719".into()));
-        let thread = spawn(backend, Closer::new(0).unwrap(), slots.clone(), [Duration::ZERO; 2], sender, Arc::default(), pulse).unwrap();
+        let thread = spawn(
+            backend,
+            Closer::new(0).unwrap(),
+            slots.clone(),
+            [Duration::ZERO; 2],
+            sender,
+            Arc::default(),
+            pulse,
+        )
+        .unwrap();
         slots.put(frame());
         let seen = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(&seen[..], [Seen::Failed { reason: Reason::BackendFailed, .. }]));

@@ -27,6 +27,7 @@ pub mod pictures;
 pub mod preprocess;
 pub mod publish;
 pub mod replay;
+pub mod retrieval;
 pub mod rules;
 pub mod slot;
 pub mod teach;

@@ -1,6 +1,6 @@
 //! The picture of the last alarm: the frame that decided it, with what was seen and the distance drawn in. One
 //! thread, behind a bounded queue, so that the analysis neither draws nor waits; it keeps each picture in the
-//! album and says the newest of each camera to the outbox. It decides nothing and must not be in the way of an
+//! album, with what the incident looked like to the backbone (`standoff search` finds it by that), and says the newest of each camera to the outbox. It decides nothing and must not be in the way of an
 //! alarm: when it is slow, pictures are dropped and counted.
 
 use std::collections::BTreeMap;
@@ -20,8 +20,10 @@ use crate::clock::{self, Timestamp, UtcMillis};
 use crate::draw::{self, Banner, DrawError};
 use crate::geometry::Site;
 use crate::metrics::METRICS;
+use crate::model::store::{Store, StoreError};
 use crate::outbox::{Outbox, Statement};
 use crate::preprocess::color::rgb_from_frame;
+use crate::retrieval::record::{self, About, Record, ThingRecord};
 use crate::types::{CameraId, ClassName, Picture, Sighting};
 
 /// Alarms that may wait. Each holds a whole frame.
@@ -41,8 +43,32 @@ const TIDY_EVERY: Duration = Duration::from_secs(600);
 pub struct Settings {
     /// Where they are kept.
     pub album: Album,
-    /// What is made unrecognisable in them.
+    /// What is made unrecognisable in them, and of which no embedding is kept.
     pub blur: Vec<ClassName>,
+    /// Whose embeddings are kept; none where features are not a model's.
+    pub model: Option<Model>,
+}
+
+/// The model that makes embeddings.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// An installed model's name, or a path.
+    pub name: String,
+    /// Width of its input in pixels.
+    pub input_width: u32,
+    /// Height of its input in pixels.
+    pub input_height: u32,
+}
+
+impl Model {
+    /// The name in records, by the weights themselves. Reads the whole file.
+    ///
+    /// # Errors
+    /// When the model is not there.
+    pub fn record_name(&self) -> Result<String, StoreError> {
+        let sha256 = Store::locate()?.sha256(&self.name)?;
+        Ok(record::model_name(&sha256, self.input_width, self.input_height))
+    }
 }
 
 /// Starts the thread. It draws for the cameras that `sites` names, with the floor and edges found there, and ends
@@ -53,7 +79,7 @@ pub fn spawn(
     outbox: Arc<Outbox>,
 ) -> std::io::Result<(SyncSender<Sighting>, JoinHandle<()>)> {
     let (sender, sightings) = sync_channel(QUEUE_MAX);
-    let studio = Studio { settings, sites, outbox, tidied: None };
+    let studio = Studio { settings, sites, outbox, tidied: None, model: None };
     let thread = std::thread::Builder::new().name("pictures".into()).spawn(move || studio.run(&sightings))?;
     Ok((sender, thread))
 }
@@ -63,10 +89,16 @@ struct Studio {
     sites: watch::Receiver<BTreeMap<CameraId, Site>>,
     outbox: Arc<Outbox>,
     tidied: Option<Timestamp>,
+    /// What records say of the model.
+    model: Option<String>,
 }
 
 impl Studio {
     fn run(mut self, sightings: &Receiver<Sighting>) {
+        let name = self.settings.model.as_ref().map(Model::record_name);
+        self.model = name.and_then(|name| {
+            name.inspect_err(|error| tracing::warn!(%error, "no embeddings of incidents are kept")).ok()
+        });
         loop {
             match sightings.recv_timeout(TIDY_EVERY) {
                 Ok(sighting) => self.take(&sighting),
@@ -92,7 +124,14 @@ impl Studio {
             }
         };
         let taken = sighting.snapshot.frame.captured_utc;
-        match self.settings.album.store(camera, taken, &sighting.event.event_id, &jpeg) {
+        let embedding = self.model.as_ref().and_then(|model| {
+            let record = record(sighting, &self.settings.blur, model)?;
+            let failed =
+                |error: &record::RecordError| tracing::warn!(%camera, %error, "an embedding is not kept");
+            record.write().inspect_err(failed).ok()
+        });
+        let id = &sighting.event.event_id;
+        match self.settings.album.store(camera, taken, id, &jpeg, embedding.as_deref()) {
             Ok(()) => {
                 METRICS.pictures.inc();
             }
@@ -141,6 +180,25 @@ fn picture(
     draw::jpeg(&fitted(image), JPEG_MAX_BYTES)
 }
 
+/// What the incident looked like: the frame, and the things of the pair but for those that are blurred. None when the
+/// backend gave nothing.
+fn record(sighting: &Sighting, blur: &[ClassName], model: &str) -> Option<Record> {
+    let Sighting { event, snapshot } = sighting;
+    let (status, appearance) = (&event.status, &snapshot.appearance);
+    if appearance.frame.is_empty() {
+        return None;
+    }
+    let taken = snapshot.frame.captured_utc;
+    let about = About::new(status.camera.clone(), status.rule.clone(), taken, &event.event_id, model);
+    let pair = status.distance.iter().flat_map(|distance| [Some(distance.from_index), distance.to_index]);
+    let things = pair.flatten().filter_map(|index| {
+        let class = snapshot.scene.things.get(index)?.class.clone();
+        let embedding = appearance.things.get(index).filter(|embedding| !embedding.is_empty())?.clone();
+        (!blur.contains(&class)).then_some(ThingRecord { class, embedding })
+    });
+    Some(Record { about, frame: appearance.frame.clone(), things: things.collect() })
+}
+
 fn fitted(image: RgbImage) -> RgbImage {
     if image.width() <= WIDTH_MAX_PX {
         return image;
@@ -163,9 +221,9 @@ mod tests {
     use super::*;
     use crate::album::Limits;
     use crate::types::{
-        ChromaSiting, ColorMatrix, ColorRange, Distance, DistanceKind, Evidence, Frame, Grid, Happening,
-        MetricScene, PairId, PixelFormat, PixelTransform, Pixels, Plane, Reason, RuleId, RuleStatus, Scene,
-        Snapshot, StageTimes, State, Transition, Trust,
+        Appearance, ChromaSiting, ColorMatrix, ColorRange, Cut, Distance, DistanceKind, Evidence, Frame,
+        Grid, Happening, Mask, MetricScene, PairId, PixelFormat, PixelTransform, Pixels, Plane, Reason,
+        RuleId, RuleStatus, Scene, Snapshot, StageTimes, State, Thing, Transition, Trust,
     };
 
     const TAKEN: UtcMillis = UtcMillis(1_795_300_000_000);
@@ -270,6 +328,7 @@ mod tests {
                 things: vec![],
                 pairs: vec![],
             },
+            appearance: Appearance { frame: vec![0.6, 0.8], things: vec![] },
             rules: vec![],
             times: StageTimes::default(),
         };
@@ -284,7 +343,7 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let mut reader = outbox.reader("test");
         let (_sites, sites) = watch::channel(BTreeMap::from([(camera(), Site::default())]));
-        let (sender, thread) = spawn(Settings { album, blur: vec![] }, sites, outbox).unwrap();
+        let (sender, thread) = spawn(Settings { album, blur: vec![], model: None }, sites, outbox).unwrap();
         sender.send(sighting(640, 360)).unwrap();
         drop(sender);
         thread.join().unwrap();
@@ -297,6 +356,40 @@ mod tests {
         assert!(r > 170 && g < 60 && b < 60, "the banner is as red as an alarm");
         let kept = std::fs::read(folder.path().join("pictures/dock/1795300000000_ab-7.jpg")).unwrap();
         assert_eq!(kept, picture.jpeg);
+    }
+
+    #[test]
+    fn the_pairs_things_are_recorded_but_not_what_may_not_be_recognised() {
+        let mut sighting = sighting(640, 360);
+        let mut snapshot = (*sighting.snapshot).clone();
+        let transform = snapshot.scene.transform;
+        let thing = |class: &str| Thing {
+            class: ClassName::new(class).unwrap(),
+            score: 1.0,
+            transform,
+            mask: Mask { cell_px: 14.0, left: 0, top: 0, width: 0, height: 0, cells: vec![] },
+            meets_floor: vec![],
+            votes: vec![],
+            cut: Cut::default(),
+            track: None,
+        };
+        // The pair is the third and the first thing.
+        snapshot.scene.things = ["person", "truck", "forklift"].map(thing).to_vec();
+        snapshot.appearance.things = vec![vec![1.0, 0.0], vec![0.5, 0.5], vec![0.0, 1.0]];
+        let mut event = (*sighting.event).clone();
+        let distance = event.status.distance.as_mut().unwrap();
+        (distance.from_index, distance.to_index) = (2, Some(0));
+        sighting = Sighting { event: Arc::new(event), snapshot: Arc::new(snapshot) };
+
+        let of = |blur: &[ClassName]| record(&sighting, blur, "m-14x14").unwrap();
+        let whole = of(&[]);
+        assert_eq!((whole.frame.as_slice(), whole.about.event_id.as_str()), (&[0.6, 0.8][..], "ab-7"));
+        let things = |record: &Record| -> Vec<(String, Vec<f32>)> {
+            record.things.iter().map(|thing| (thing.class.to_string(), thing.embedding.clone())).collect()
+        };
+        let forklift = ("forklift".to_owned(), vec![0.0, 1.0]);
+        assert_eq!(things(&whole), [forklift.clone(), ("person".to_owned(), vec![1.0, 0.0])]);
+        assert_eq!(things(&of(&[ClassName::new("person").unwrap()])), [forklift]);
     }
 
     #[test]

@@ -445,7 +445,7 @@ fn control_requests() {
     let runtime = runtime();
     let _task = runtime
         .block_on(async {
-            control::spawn(path.clone(), sender, std::sync::Arc::new(|_| Err(String::new())), stopped)
+            control::spawn(path.clone(), sender, std::sync::Arc::new(|_, _| Err(String::new())), stopped)
         })
         .unwrap();
     std::thread::spawn(move || {

@@ -211,7 +211,8 @@ impl Kept {
         if let Some(path) = path {
             let t = features.transform;
             let place = [t.scale_x, t.scale_y, t.offset_x, t.offset_y].map(|v| v as f32);
-            let values = place.iter().chain(&features.dense[NAME].values).chain(&features.dense["depth"].values);
+            let values =
+                place.iter().chain(&features.dense[NAME].values).chain(&features.dense["depth"].values);
             fs::write(path, values.flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).unwrap();
         }
         Ok(features)

@@ -209,16 +209,19 @@ fn a_class_gets_better_with_examples_and_is_fitted_in_seconds() {
     assert!(ten[0].1 > 0.40, "{ten:?}");
 }
 
+/// Parts of a picture, each with the number of the value that it shows.
+type Zones = Vec<(Vec<[f64; 2]>, u8)>;
+
 /// A state's examples in a part of the data: what `zones` finds in each frame, `most_each` of each value.
 fn shown(
     backend: &mut dyn Backend,
     dir: &Path,
     most_each: usize,
-    zones: impl Fn(&Value) -> Vec<(Vec<[f64; 2]>, u8)>,
+    zones: impl Fn(&Value) -> Zones,
 ) -> Vec<Shown> {
     let mut count = [0usize; 2];
     let mut out = vec![];
-    for picture in pictures(dir) {
+    for (number, picture) in pictures(dir).into_iter().enumerate() {
         let truth: Value =
             serde_json::from_str(&fs::read_to_string(picture.with_extension("json")).unwrap()).unwrap();
         let mut wanted = zones(&truth);
@@ -228,9 +231,11 @@ fn shown(
         });
         if !wanted.is_empty() {
             let tokens = tokens(backend, &picture);
-            out.extend(
-                wanted.iter().map(|(zone, value)| Shown { pooled: tokens.pooled(Some(zone)), value: *value }),
-            );
+            out.extend(wanted.iter().map(|(zone, value)| Shown {
+                pooled: tokens.pooled(Some(zone)),
+                value: *value,
+                picture: number,
+            }));
         }
     }
     out
@@ -241,7 +246,7 @@ fn number(value: &Value) -> f64 {
 }
 
 /// Doors that are wholly in the picture, open (1) or closed (0): their opening up to 2.6 m.
-fn doors(truth: &Value) -> Vec<(Vec<[f64; 2]>, u8)> {
+fn doors(truth: &Value) -> Zones {
     let (k, c) = (&truth["intrinsics"], &truth["camera"]);
     let (w, h) = (number(&k["width"]), number(&k["height"]));
     let project = |x: f64, y: f64, z: f64| -> Option<[f64; 2]> {
@@ -276,13 +281,16 @@ fn doors(truth: &Value) -> Vec<(Vec<[f64; 2]>, u8)> {
 }
 
 /// Forklifts that are large enough to see a load: their box.
-fn forks(truth: &Value) -> Vec<(Vec<[f64; 2]>, u8)> {
+fn forks(truth: &Value) -> Zones {
     let (w, h) = (number(&truth["intrinsics"]["width"]), number(&truth["intrinsics"]["height"]));
     let forklift = |object: &Value| {
         let loaded = object["loaded"].as_bool()?;
+        if object["visible_px"].as_u64()? < 2500 {
+            return None;
+        }
         let [l, t, r, b] = [0, 1, 2, 3].map(|k| number(&object["bbox2d_visible"][k]));
         let zone = vec![[l / w, t / h], [r / w, t / h], [r / w, b / h], [l / w, b / h]];
-        (object["visible_px"].as_u64()? >= 2500).then_some((zone, u8::from(loaded)))
+        Some((zone, u8::from(loaded)))
     };
     truth["objects"].as_array().unwrap().iter().filter_map(forklift).collect()
 }
@@ -292,7 +300,7 @@ fn a_state_is_learned_from_twenty_frames() {
     let (Some(train), Some(val)) = (part("train"), part("val")) else { return };
     let Some(mut backend) = open() else { return };
     let values = ["no", "yes"].map(|value| StateValue::new(value).unwrap()).to_vec();
-    let mut judge = |name: &str, zones: fn(&Value) -> Vec<(Vec<[f64; 2]>, u8)>| {
+    let mut judge = |name: &str, zones: fn(&Value) -> Zones| {
         let examples = shown(backend.as_mut(), &train, 10, zones);
         let tests = shown(backend.as_mut(), &val, usize::MAX, zones);
         assert_eq!(examples.len(), 20);

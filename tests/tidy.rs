@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 8] = [
     &["daemon", "replay"],
     &["config"],
     &["ingest", "infer", "analysis", "memory", "control", "publish", "console", "pictures", "teach"],
-    &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "audit", "view"],
+    &["slot", "outbox", "backend", "heads", "rules", "draw", "album", "audit", "view", "retrieval"],
     &["geometry", "preprocess", "model"],
     &["types", "metrics", "telemetry", "heartbeat"],
     // One row with the above on the page; but time stamps are part of the types.

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 
+use super::states::read_by;
 use super::{Analysis, CameraRun, CameraSetup, Occasion, Output, RuleRun};
 use crate::clock::Now;
 use crate::geometry::{PairEnd, Site};
-use crate::heads::Head;
+use crate::heads::{Head, TaughtState};
 use crate::outbox::{Gone, Statement};
 use crate::rules::RuleMemory;
-use crate::types::{CameraId, PairId, RuleId};
+use crate::types::{CameraId, ClassName, PairId, RuleId};
 
 /// A new configuration, as far as the analysis has to know it.
 pub struct Reconfigure {
@@ -21,6 +22,8 @@ pub struct Reconfigure {
     pub fresh: BTreeSet<CameraId>,
     /// Heads for the classes that the new pairs speak of.
     pub heads: Vec<Box<dyn Head>>,
+    /// Classes that pairs speak of and no head finds: these pairs are unknown.
+    pub missing: BTreeSet<ClassName>,
 }
 
 /// What the daemon asks of the analysis thread.
@@ -35,7 +38,8 @@ impl Analysis {
     /// Takes a new configuration. Rules that go, or whose meaning changes, become `Unknown` and say so.
     pub fn reconfigure(&mut self, now: Now, new: Reconfigure) -> Output {
         let mut output = Output::default();
-        self.heads = new.heads;
+        let before = std::mem::replace(&mut self.heads, new.heads);
+        self.missing = new.missing;
         let stays = |id: &CameraId| new.cameras.iter().any(|camera| camera.id == *id);
         let leaving: Vec<CameraId> =
             self.cameras.keys().filter(|id| !stays(id) || new.fresh.contains(id)).cloned().collect();
@@ -78,13 +82,18 @@ impl Analysis {
                 }
             }
         }
+        for camera in self.cameras.values_mut() {
+            let is_as_before = |state: &TaughtState| read_by(&before).any(|known| known == state);
+            camera.follow_states(read_by(&self.heads), is_as_before, now.utc, &mut output);
+        }
         output
     }
 }
 
 impl CameraRun {
-    /// Says of every rule that nothing is known any more, because the watching ends.
+    /// Says of every rule and state that nothing is known any more, because the watching ends.
     pub(super) fn end(&mut self, id: &CameraId, now: Now, output: &mut Output) {
+        self.end_states(id, now, output);
         for rule in &mut self.rules {
             rule.end(id, now, output);
         }
@@ -178,7 +187,7 @@ mod tests {
     use crate::types::{Happening, Level, Reason, State, Verdict};
 
     fn order(cameras: Vec<CameraSetup>) -> Reconfigure {
-        Reconfigure { cameras, fresh: BTreeSet::new(), heads: vec![] }
+        Reconfigure { cameras, fresh: BTreeSet::new(), heads: vec![], missing: BTreeSet::new() }
     }
 
     fn named(name: &str) -> CameraSetup {
@@ -277,7 +286,7 @@ mod tests {
         let a = CameraId::new("a").unwrap();
         let fresh = BTreeSet::from([a.clone()]);
         let cameras = vec![named("a"), named("b")];
-        let output = analysis.reconfigure(now, Reconfigure { cameras, fresh, heads: vec![] });
+        let output = analysis.reconfigure(now, Reconfigure { fresh, ..order(cameras) });
         assert_eq!(output.transitions.len(), 1);
         let mut late = features(1950);
         late.frame.camera = a;

@@ -101,7 +101,7 @@ pub fn run(arguments: &AlarmArguments) -> anyhow::Result<ExitCode> {
             eprintln!("standoff: refused: {error}");
             Ok(ExitCode::FAILURE)
         }
-        Reply::Picture { .. } | Reply::Done { .. } => {
+        Reply::Picture { .. } | Reply::Place { .. } | Reply::Done { .. } => {
             Err(anyhow::anyhow!("the daemon answered something else"))
         }
     }

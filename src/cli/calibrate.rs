@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use image::RgbImage;
 
-use super::EXIT_USAGE;
+use super::{EXIT_USAGE, picture_file};
 use crate::clock;
 use crate::config::Survey;
 use crate::draw::{self, FloorMark};
@@ -41,9 +41,9 @@ pub struct CalibrateArguments {
     /// The picture to draw on: jpg, png, or a clip's first frame. Without it the camera of the pipeline is asked
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// Where to write the picture of the grid and the points
-    #[arg(long, value_name = "FILE", default_value = "calibration.png")]
-    pub out: PathBuf,
+    /// Where to write the picture of the grid and the points; without it calibration.png, unless that is there
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Runs the command: 0 when there is a calibration, 1 when the evidence is refused, 2 when it cannot be read.
@@ -67,8 +67,13 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<ExitCode> {
         Ok(Some(picture)) => {
             let camera = solved.as_ref().ok().map(|calibration| &calibration.camera);
             let drawn = drawn(&picture, &survey, camera)?;
-            draw::save(&drawn, &arguments.out)?;
-            println!("picture: {}", arguments.out.display());
+            match picture_file(arguments.out.as_deref(), "calibration.png") {
+                Ok(out) => {
+                    draw::save(&drawn, &out)?;
+                    println!("picture: {}", out.display());
+                }
+                Err(error) => eprintln!("no picture: {error}"),
+            }
         }
         Ok(None) => println!("no picture: the file names no camera; give one with --image"),
         Err(error) => eprintln!("no picture: {error:#}"),

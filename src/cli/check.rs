@@ -18,6 +18,9 @@ pub fn run(args: &Args) -> ExitCode {
     match Config::load(&args.file) {
         Ok(config) => {
             println!("ok: {}\n{}", args.file.display(), summary(&config));
+            for doubt in &config.doubts {
+                eprintln!("doubtful: {doubt}");
+            }
             ExitCode::SUCCESS
         }
         Err(problems) => {

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod calibrate;
 pub mod check;
 pub mod commission;
+pub mod curate;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "demo")]
@@ -13,8 +14,10 @@ pub mod demo_broker;
 #[cfg(feature = "demo")]
 pub mod demo_rtsp;
 pub mod doctor;
+pub mod embedder;
 #[cfg(feature = "tensorrt")]
 pub mod engine;
+pub mod evaluate;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod model;
@@ -24,10 +27,11 @@ pub mod progress;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod search;
 pub mod teach;
 pub mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,8 +73,14 @@ pub enum Command {
     Bench(bench::BenchArguments),
     /// Teach a class or a state by a few examples, while the daemon runs
     Teach(teach::TeachArguments),
+    /// Find the incidents that look most like a picture or like another incident
+    Search(search::SearchArguments),
+    /// Choose the most varied frames of a folder, a clip or the kept pictures, to label them
+    Curate(curate::CurateArguments),
     /// Train a head on labelled frames
     Train(train::Args),
+    /// Say how much a model's features are worth on labelled data
+    Evaluate(evaluate::EvaluateArguments),
     /// Say what is installed, what is missing and how to mend it
     Doctor,
     /// Check the log of what happened
@@ -94,6 +104,17 @@ pub enum Command {
 /// Exit code for wrong usage or a bad configuration: starting again does not mend it.
 pub const EXIT_USAGE: u8 = 2;
 
+/// Where a picture is written: where it was asked for, else under its usual name, but not over what lies there.
+fn picture_file(asked: Option<&Path>, usual: &str) -> anyhow::Result<PathBuf> {
+    match asked {
+        Some(path) => Ok(path.to_owned()),
+        None if Path::new(usual).exists() => {
+            anyhow::bail!("{usual} is there already: say with --out where to write")
+        }
+        None => Ok(PathBuf::from(usual)),
+    }
+}
+
 /// Runs the command.
 pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
@@ -108,7 +129,10 @@ pub fn dispatch(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Probe(arguments) => probe::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Teach(arguments) => teach::run(arguments),
+        Command::Search(arguments) => search::run(arguments),
+        Command::Curate(arguments) => curate::run(arguments),
         Command::Train(arguments) => train::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Doctor => doctor::run(),
         Command::Audit(command) => audit::run(command),
         Command::Privacy(command) => privacy::run(command),

@@ -16,7 +16,7 @@ use crate::types::CameraId;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum PrivacyCommand {
-    /// Delete pictures of alarms; also while the daemon runs
+    /// Delete pictures of alarms with what they looked like to the model; also while the daemon runs
     Delete {
         /// The configuration whose pictures are meant (YAML)
         #[arg(value_name = "FILE")]
@@ -43,16 +43,24 @@ pub fn run(command: &PrivacyCommand) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let before = before.as_deref().map(|text| moment(text, clock::utc(), &TimeZone::system())).transpose()?;
+    let before = before
+        .as_deref()
+        .map(|text| moment("--before", text, clock::utc(), &TimeZone::system()))
+        .transpose()?;
     let camera = camera.as_deref().map(CameraId::new).transpose()?;
     let album = Album::new(config.state_dir.join("pictures"), config.privacy.pictures);
     let deleted = album.delete(&Choice { camera, before })?;
-    println!("deleted {} pictures ({:.1} MB)", deleted.pictures, deleted.bytes as f64 / 1e6);
+    println!(
+        "deleted {} pictures and their embeddings ({:.1} MB)",
+        deleted.pictures,
+        deleted.bytes as f64 / 1e6
+    );
     println!("The broker keeps the newest picture of each camera: docs/privacy.md says how to clear it.");
     Ok(ExitCode::SUCCESS)
 }
 
-fn moment(text: &str, now: UtcMillis, zone: &TimeZone) -> anyhow::Result<UtcMillis> {
+/// A day, a moment or an age that an option gives.
+pub(super) fn moment(flag: &str, text: &str, now: UtcMillis, zone: &TimeZone) -> anyhow::Result<UtcMillis> {
     if let Ok(age) = config::duration(text) {
         return Ok(now.minus(age));
     }
@@ -61,10 +69,10 @@ fn moment(text: &str, now: UtcMillis, zone: &TimeZone) -> anyhow::Result<UtcMill
     }
     let Ok(day) = text.parse::<jiff::civil::Date>() else {
         bail!(
-            "--before: '{text}' is neither a day (2026-11-01) nor a moment (2026-11-01T12:00:00Z) nor a time (24h)"
+            "{flag}: '{text}' is neither a day (2026-11-01) nor a moment (2026-11-01T12:00:00Z) nor a time (24h)"
         );
     };
-    let start = day.to_zoned(zone.clone()).context("--before: there is no such day here")?;
+    let start = day.to_zoned(zone.clone()).with_context(|| format!("{flag}: there is no such day here"))?;
     Ok(UtcMillis(start.timestamp().as_millisecond()))
 }
 
@@ -75,11 +83,11 @@ mod tests {
     #[test]
     fn moments_are_days_instants_or_ages() {
         let now = UtcMillis(1_790_000_000_000);
-        let at = |text: &str| moment(text, now, &TimeZone::UTC).unwrap().0;
+        let at = |text: &str| moment("--before", text, now, &TimeZone::UTC).unwrap().0;
         assert_eq!(at("24h"), now.0 - 86_400_000);
         assert_eq!(at("7d"), now.0 - 7 * 86_400_000);
         assert_eq!(at("1970-01-02"), 86_400_000);
         assert_eq!(at("1970-01-01T00:00:01Z"), 1000);
-        assert!(moment("yesterday", now, &TimeZone::UTC).is_err());
+        assert!(moment("--since", "yesterday", now, &TimeZone::UTC).is_err());
     }
 }

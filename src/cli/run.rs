@@ -38,6 +38,7 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
+    doubt(&config);
     notify::status("loading the model and connecting");
     let mut daemon = match Daemon::start(&config) {
         Ok(daemon) => daemon,
@@ -135,6 +136,7 @@ fn reload(daemon: &mut Daemon, file: &Path) -> Reloaded {
             return Reloaded::No(counted(&problems));
         }
     };
+    doubt(&new);
     let keys = daemon.config().source.changes(&new.source);
     let keys: Vec<_> = keys.into_iter().take(KEYS_MAX).collect();
     let loaded = json!({"config_sha256": new.source.sha256, "changes": keys});
@@ -156,6 +158,13 @@ fn reload(daemon: &mut Daemon, file: &Path) -> Reloaded {
             tracing::warn!(problems = 1, "the old configuration stays in force");
             Reloaded::No(error.to_string())
         }
+    }
+}
+
+/// Says what is accepted and probably not what was meant.
+fn doubt(config: &Config) {
+    for doubt in &config.doubts {
+        tracing::warn!("doubtful: {doubt}");
     }
 }
 

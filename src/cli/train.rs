@@ -1,16 +1,16 @@
 //! `standoff train segment|depth|surface|decoder --data DIR`: makes the head files of `heads/shipped` from rendered frames, in
 //! minutes on two cores. The features come through the project's own backend.
 
-mod dataset;
+pub(super) mod dataset;
 mod decoder;
 mod decoder_score;
-mod depth;
+pub(super) mod depth;
 mod lesson;
 mod loss;
 mod network;
 mod projection;
-mod score;
-mod segment;
+pub(super) mod score;
+pub(super) mod segment;
 mod sets;
 mod surface;
 mod view;
@@ -174,7 +174,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         done.push(which);
         match which {
             Which::Segment => {
-                let of = |l: &Labels| segment::Target::of(l, grid, classes.len());
+                let of = |l: &Labels| segment::Target::of(&l.raster, grid, classes.len());
                 let targets: Vec<_> = train.labels.iter().map(of).collect();
                 let examples = examples(true);
                 let progress = bar((args.epochs * examples.len()) as u64, "segment")?;
@@ -186,11 +186,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             Which::Depth => {
                 let double = counted(classes);
                 let targets: Vec<_> =
-                    train.labels.iter().map(|l| depth::Target::of(l, grid, &double)).collect();
+                    train.labels.iter().map(|l| depth::Target::of(&l.raster, grid, &double)).collect();
                 // 256 outputs make this the slow one, and the mirrored pictures add nothing to it.
                 let examples = examples(false);
                 let progress = bar((args.epochs * examples.len()) as u64, "depth")?;
-                let head = depth::train(examples, &targets, &standard, args.epochs, &progress)?;
+                let head =
+                    depth::train(examples, &targets, depth::RANGE_M, &standard, args.epochs, &progress)?;
                 progress.finish();
                 let reached = score::depth(&head, &val_tokens, &val.labels);
                 save(args, &head, &train, &val, &with[..1], reached)?;

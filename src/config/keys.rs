@@ -308,19 +308,19 @@ static PRIVACY: Section = Section {
         optional(
             "blur",
             Kind::Names,
-            "Classes that are made unrecognisable in pictures before they are kept or sent: `[person]`.",
+            "Classes that are made unrecognisable in pictures before they are kept or sent: `[person]`. No embedding is kept of them.",
         ),
         default(
             "keep_pictures",
             Kind::Duration { min_ms: 0, max_ms: 3650 * 86_400_000 },
             "7d",
-            "Pictures of alarms are deleted when they are older. 0s keeps none.",
+            "Pictures of alarms and their embeddings are deleted when they are older. 0s keeps none.",
         ),
         default(
             "max_pictures_mib",
             Kind::Integer { min: 1, max: 1 << 20 },
             "512",
-            "Space for these pictures, MiB; then the oldest are deleted.",
+            "Space for them, MiB; then the oldest are deleted.",
         ),
     ],
 };

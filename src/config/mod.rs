@@ -12,10 +12,12 @@ mod read;
 mod resolve;
 mod source;
 mod survey;
+mod taught;
 #[cfg(test)]
 mod tests;
 mod yaml;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,8 @@ pub struct Config {
     pub proof_test: Option<Duration>,
     /// The text that this was read from.
     pub source: Source,
+    /// What is accepted and probably not what was meant.
+    pub doubts: Vec<Problem>,
     /// The server for a PLC, if there is to be one.
     pub modbus: Option<ModbusSettings>,
     /// Where events are posted, if anywhere.
@@ -256,6 +260,12 @@ impl Config {
                 || self.taught_dir().is_dir()
                 || self.model.backend == Wanted::Cpu
                 || crate::backend::driver::cuda_driver().is_none())
+    }
+
+    /// The classes that any pair speaks of, each once.
+    pub fn classes(&self) -> BTreeSet<&ClassName> {
+        let pairs = self.cameras.iter().flat_map(|camera| &camera.site.pairs);
+        pairs.flat_map(|pair| pair.classes()).collect()
     }
 
     /// What a backend with these heads is opened with.

@@ -9,18 +9,31 @@ use super::problem::{Origin, Problem, nearest};
 use super::yaml::{Node, Value, join};
 use crate::types::Secret;
 
-/// Collects what is wrong.
+/// Collects what is wrong, and what is only doubtful.
 #[derive(Debug, Default)]
-pub(super) struct Report(RefCell<Vec<Problem>>);
+pub(super) struct Report {
+    problems: RefCell<Vec<Problem>>,
+    doubts: RefCell<Vec<Problem>>,
+}
 
 impl Report {
     pub(super) fn add(&self, path: &str, origin: &Origin, message: impl Into<String>) {
         let problem = Problem { path: path.to_owned(), origin: origin.clone(), message: message.into() };
-        self.0.borrow_mut().push(problem);
+        self.problems.borrow_mut().push(problem);
+    }
+
+    fn doubt(&self, path: &str, origin: &Origin, message: impl Into<String>) {
+        let problem = Problem { path: path.to_owned(), origin: origin.clone(), message: message.into() };
+        self.doubts.borrow_mut().push(problem);
+    }
+
+    /// What is doubtful, so far.
+    pub(super) fn doubts(&self) -> Vec<Problem> {
+        self.doubts.borrow().clone()
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.0.into_inner()
+        self.problems.into_inner()
     }
 }
 
@@ -82,6 +95,12 @@ impl<'a> Reader<'a> {
     pub(super) fn wrong_key(&self, key: &str, message: impl Into<String>) {
         let origin = self.value(key).map_or(&self.origin, |value| &value.origin);
         self.report.add(&self.path_of(key), origin, message);
+    }
+
+    /// Says that a key's value is taken, and is probably not what was meant.
+    pub(super) fn doubt_key(&self, key: &str, message: impl Into<String>) {
+        let origin = self.value(key).map_or(&self.origin, |value| &value.origin);
+        self.report.doubt(&self.path_of(key), origin, message);
     }
 
     /// Whether the key stands there with a value.

@@ -11,6 +11,7 @@ use super::keys;
 use super::problem::nearest;
 use super::read::{Reader, Report, duration_of};
 use super::survey;
+use super::taught::{Asked, Known};
 use super::yaml::Value;
 use super::{Camera, Config, ModelSettings, Privacy, Source, Surroundings, text_of};
 use crate::album::Limits;
@@ -54,7 +55,14 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
         file.wrong_key("cameras", "there is no camera");
     }
     let state_dir = state_dir(&file, around);
-    let taught = taught_classes(model.as_ref(), &state_dir);
+    let named = model.as_ref().and_then(|model| model.taught.clone());
+    let taught = Known::of(&named.unwrap_or_else(|| state_dir.join(crate::teach::FOLDER)));
+    if let Some(why) = &taught.damaged {
+        file.doubt_key(
+            "model",
+            format!("{why}; until then what was taught is unknown, and so are its pairs"),
+        );
+    }
     let cameras: Vec<Camera> =
         cameras.iter().filter_map(|(name, section)| camera(name, section, around, &taught)).collect();
     let outbox = file.section("outbox").and_then(|section| outbox(&section));
@@ -82,6 +90,7 @@ pub(super) fn config(tree: &Value, around: &Surroundings, report: &Report) -> Op
         privacy: privacy?,
         proof_test: proof_test?,
         source: Source::default(),
+        doubts: report.doubts(),
     })
 }
 
@@ -410,7 +419,7 @@ fn password(section: &Reader<'_>, around: &Surroundings) -> Option<Secret> {
     inline.or_else(|| section.parsed("password_file", read))
 }
 
-fn camera(name: &str, section: &Reader<'_>, around: &Surroundings, taught: &[String]) -> Option<Camera> {
+fn camera(name: &str, section: &Reader<'_>, around: &Surroundings, taught: &Known) -> Option<Camera> {
     let id = named(section, CameraId::new(name));
     if name == PROOF_CAMERA {
         section.wrong("this name is the proof test's own; take another");
@@ -429,14 +438,13 @@ fn camera(name: &str, section: &Reader<'_>, around: &Surroundings, taught: &[Str
         section.named("edges").iter().filter_map(|(name, edge_)| edge(name, edge_)).collect();
     let edge_names: Vec<&str> = section.names("edges");
     let pair_names: Vec<&str> = section.names("pairs");
-    let classes: Vec<&str> = CLASSES.into_iter().chain(taught.iter().map(String::as_str)).collect();
     let pairs = section.named("pairs");
     let pairs: Vec<Pair> =
-        pairs.iter().filter_map(|(name, pair_)| pair(name, pair_, &edge_names, &classes)).collect();
+        pairs.iter().filter_map(|(name, pair_)| pair(name, pair_, &edge_names, taught)).collect();
     let rules: Vec<RuleSettings> = section
         .named("rules")
         .iter()
-        .filter_map(|(name, rule_)| rule(name, rule_, &pair_names, stale_after))
+        .filter_map(|(name_, rule_)| rule(name_, rule_, &pair_names, stale_after, (name, taught)))
         .collect();
     Some(Camera {
         id: id?,
@@ -524,16 +532,6 @@ pub(super) fn source(section: &Reader<'_>, around: &Surroundings) -> Option<Came
     }
 }
 
-/// The classes that the site has taught. A file that is damaged teaches none; whoever fits or runs names it.
-fn taught_classes(model: Option<&ModelSettings>, state_dir: &Path) -> Vec<String> {
-    let named = model.and_then(|model| model.taught.clone());
-    let dir = named.unwrap_or_else(|| state_dir.join(crate::teach::FOLDER));
-    let taught = crate::teach::load(&dir).ok().flatten();
-    taught
-        .map(|taught| taught.classes.iter().map(|class| class.name.to_string()).collect())
-        .unwrap_or_default()
-}
-
 fn edge(name: &str, section: &Reader<'_>) -> Option<Edge> {
     let id = named(section, EdgeId::new(name));
     if CLASSES.contains(&name) {
@@ -542,13 +540,19 @@ fn edge(name: &str, section: &Reader<'_>) -> Option<Edge> {
     Some(Edge { line_m: section.line("line_m")?, id: id? })
 }
 
-fn pair(name: &str, section: &Reader<'_>, edges: &[&str], classes: &[&str]) -> Option<Pair> {
+fn pair(name: &str, section: &Reader<'_>, edges: &[&str], taught: &Known) -> Option<Pair> {
     let id = named(section, PairId::new(name));
+    let classes: Vec<&str> = CLASSES.into_iter().chain(taught.classes()).collect();
     let class = |text: &str| {
-        if classes.contains(&text) {
+        // What cannot be read may hold any class.
+        if classes.contains(&text) || taught.damaged.is_some() {
             return ClassName::new(text).map_err(|error| error.to_string());
         }
-        Err(format!("no head knows the class '{}'{}", start(text), hint(text, classes)))
+        let looked = match nearest(text, classes.iter().copied()) {
+            Some(_) => String::new(),
+            None => format!("; what was taught is looked for in {}", taught.dir().display()),
+        };
+        Err(format!("no head knows the class '{}'{}{looked}", start(text), hint(text, &classes)))
     };
     let from = section.parsed("from", |text| {
         if edges.contains(&text) { Err("an edge can only be `to`".to_owned()) } else { class(text) }
@@ -557,7 +561,7 @@ fn pair(name: &str, section: &Reader<'_>, edges: &[&str], classes: &[&str]) -> O
         if edges.contains(&text) {
             return EdgeId::new(text).map(PairEnd::Edge).map_err(|error| error.to_string());
         }
-        let known: Vec<&str> = edges.iter().chain(classes).copied().collect();
+        let known: Vec<&str> = edges.iter().chain(&classes).copied().collect();
         class(text).map(PairEnd::Class).map_err(|_| {
             format!("'{}' is neither an edge of this camera nor a class{}", start(text), hint(text, &known))
         })
@@ -570,6 +574,7 @@ fn rule(
     section: &Reader<'_>,
     pairs: &[&str],
     stale_after: Option<Duration>,
+    states: (&str, &Known),
 ) -> Option<RuleSettings> {
     let id = named(section, RuleId::new(name));
     let pair = section.parsed("pair", |text| {
@@ -605,7 +610,8 @@ fn rule(
         None
     };
     let conditions = section.list("when");
-    let when: Vec<Condition> = conditions.iter().filter_map(condition).collect();
+    let when: Vec<Condition> =
+        conditions.iter().filter_map(|condition_| condition(condition_, states)).collect();
     let alarm_m = alarm?;
     Some(RuleSettings {
         id: id?,
@@ -649,7 +655,7 @@ fn separation(section: &Reader<'_>) -> Option<Separation> {
     Some(Separation { reaction: reaction?, stopping: stopping?, max_speed_mps: max_speed_mps? })
 }
 
-fn condition(section: &Reader<'_>) -> Option<Condition> {
+fn condition(section: &Reader<'_>, (camera, taught): (&str, &Known)) -> Option<Condition> {
     let topic = section.parsed("topic", |text| {
         let fits = (1..=1000).contains(&text.len()) && !text.contains(['+', '#', '\0']);
         if fits {
@@ -673,6 +679,19 @@ fn condition(section: &Reader<'_>) -> Option<Condition> {
             return None;
         }
         let (state, value) = (state?, value(key)?);
+        match taught.asks(camera, &state, &value) {
+            Asked::Sound => {}
+            Asked::Untaught => section.doubt_key(
+                "state",
+                format!(
+                    "no '{state}' is taught for this camera; the condition counts as holding until it is"
+                ),
+            ),
+            Asked::Never(hint) => {
+                section.wrong_key(key, format!("the state '{state}' is never '{value}'; {hint}"));
+                return None;
+            }
+        }
         let word = if is { "is not" } else { "is" };
         let reason = reason.unwrap_or_else(|| format!("{state} {word} {value}"));
         return Some(Condition::State { state, value, is, reason });

@@ -106,13 +106,20 @@ impl Survey {
 pub(super) fn calibrated(section: &Reader<'_>) -> Option<Calibration> {
     let survey = surveyed(section)?;
     let key = ["points", "lengths", "uprights"].into_iter().find(|key| section.has(key));
-    survey
-        .solve()
-        .map_err(|error| match key {
-            Some(key) => section.wrong_key(key, error.to_string()),
-            None => section.wrong(error.to_string()),
-        })
-        .ok()
+    let error = match survey.solve() {
+        Ok(calibration) => return Some(calibration),
+        Err(error) => error,
+    };
+    // Whoever measured is told what to look at; the daemon does not stop watching for it.
+    if let CalibrationError::Wrong { with: Some(calibration), .. } = &error {
+        section.doubt_key(key.unwrap_or("points"), error.to_string());
+        return Some(calibration.as_ref().clone());
+    }
+    match key {
+        Some(key) => section.wrong_key(key, error.to_string()),
+        None => section.wrong(error.to_string()),
+    }
+    None
 }
 
 fn surveyed(section: &Reader<'_>) -> Option<Survey> {

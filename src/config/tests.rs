@@ -418,3 +418,31 @@ proptest! {
         gives_problems_or_a_config(&text);
     }
 }
+
+#[test]
+fn what_is_doubtful_is_taken_and_said() {
+    use crate::heads::taught::model::tests::door;
+    let folder = tempfile::tempdir().unwrap();
+    let around = Surroundings { folder: folder.path().to_owned(), ..around(&[]) };
+    let parse = |condition: &str| {
+        let text = GOOD.replace("- {topic: t, is_not: no}", condition);
+        assert_ne!(text, GOOD, "the good file has such a condition");
+        Config::parse(&format!("state_dir: .\n{text}"), &around)
+    };
+    let doubts =
+        |condition| parse(condition).unwrap().doubts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let untaught = doubts("- {state: door, is: open}");
+    assert!(untaught[0].contains("no 'door' is taught for this camera"), "{untaught:?}");
+
+    let dir = folder.path().join("taught");
+    let teach = |camera| {
+        crate::teach::Folder::open(&dir).unwrap().offer(&door(camera)).unwrap();
+        crate::teach::accept(&dir).unwrap();
+    };
+    teach("dock");
+    assert_eq!(doubts("- {state: door, is: open}"), Vec::<String>::new());
+    let wrong = parse("- {state: door, is: opne}").unwrap_err().to_string();
+    assert!(wrong.contains("when[0].is: the state 'door' is never 'opne'; did you mean 'open'?"), "{wrong}");
+    teach("yard");
+    assert_eq!(doubts("- {state: door, is: opne}").len(), 1, "a state of another camera");
+}

@@ -27,14 +27,15 @@ use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
 use self::observers::Observers;
+use self::teaching::{Heads, School};
 use crate::album::Album;
 use crate::analysis::{self, Analysis, CameraSetup, Order, Surroundings, Wiring};
 use crate::audit::Audit;
-use crate::backend::{self, BackendError, BackendSpec, choice};
+use crate::backend::{self, BackendError, BackendSettings, BackendSpec, choice};
 use crate::clock;
 use crate::config::{Camera, Config};
 use crate::control;
-use crate::geometry::{PairEnd, Site};
+use crate::geometry::Site;
 use crate::heads::{self, HeadError};
 use crate::heartbeat::{Heart, Part, Trouble};
 use crate::infer::{self, Closer};
@@ -47,7 +48,7 @@ use crate::publish::discovery::{self, Inventory};
 use crate::publish::webhook::{self, WebhookError};
 use crate::publish::{herald, modbus, mqtt};
 use crate::slot::{HealthBoard, InputBoard, Latest, Slots};
-use crate::types::{CameraId, ClassName, CommandSender, RunsOn, Snapshot, command};
+use crate::types::{CameraId, CommandSender, RunsOn, Snapshot, command};
 
 /// A round over all cameras may take this share of the shortest `stale_after` for the sake of closer looks: between
 /// two answers on a camera lie two rounds, one that its picture waits and one that it takes.
@@ -108,6 +109,7 @@ pub struct Daemon {
     infer: JoinHandle<()>,
     analysis: JoinHandle<()>,
     orders: SyncSender<Order>,
+    school: Arc<School>,
     memory: memory::Writer,
     pictures: JoinHandle<()>,
     /// Where each camera's floor is, for the pictures; a reload changes it.
@@ -155,7 +157,8 @@ impl Daemon {
         }
         let (outbox, journal) = Outbox::open(config.outbox.clone(), &config.state_dir, &readers, pulse)?;
 
-        let mut analysis = analysis_of(config)?;
+        let school = Arc::new(School::new(config));
+        let mut analysis = analysis_with(config, &school)?;
         let boot = clock::stamp().boot;
         analysis.restore(clock::now(), memory::load(&config.state_dir, boot, clock::now()));
         let newest = Arc::new(Latest::default());
@@ -165,14 +168,18 @@ impl Daemon {
         let (commands, asked) = command::channel();
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (lessons, lessons_of) = sync_channel(1);
-        let teaching = teaching::teaching(config, lessons, snapshots.clone());
-        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, commands, teaching)?;
+        let teaching = teaching::teaching(config, school.clone(), lessons, snapshots.clone());
+        let asked_of = (commands, teaching);
+        let sinks = Sinks::start(config, &runtime, &outbox, journal, &inputs, &heart, asked_of)?;
         for statement in analysis.tick(clock::now(), &Surroundings::default()).statements {
             outbox.say(statement);
         }
 
         let mut observers = Observers::start(config, &runtime, &outbox, &heart)?;
-        let chosen = match backend::choose(&config.backend(heads::shipped::graph_heads()?)) {
+        school.audit_to(observers.audit().clone());
+        let heads = heads::shipped::graph_heads()?;
+        let settings = BackendSettings { layers: school.tokens(), ..config.model.backend(heads) };
+        let chosen = match backend::choose(&settings) {
             Ok(chosen) => chosen,
             Err(error) => {
                 observers.stop(&runtime);
@@ -233,6 +240,7 @@ impl Daemon {
             infer,
             analysis,
             orders,
+            school,
             memory,
             pictures,
             sites,
@@ -347,8 +355,7 @@ impl Sinks {
         journal: Writer,
         inputs: &Arc<InputBoard>,
         heart: &Arc<Heart>,
-        commands: CommandSender,
-        teaching: control::Teaching,
+        (commands, teaching): (CommandSender, control::Teaching),
     ) -> Result<Self, WebhookError> {
         let (shutdown, stopped) = watch::channel(false);
         let (watch_topics, topics) = watch::channel(config.watched_topics());
@@ -453,13 +460,22 @@ fn sites(config: &Config) -> BTreeMap<CameraId, Site> {
 /// How pictures of alarms are made and kept.
 fn pictures_of(config: &Config) -> pictures::Settings {
     let album = Album::new(config.state_dir.join("pictures"), config.privacy.pictures);
-    pictures::Settings { album, blur: config.privacy.blur.clone() }
+    let model = config.model.recorded.is_none().then(|| pictures::Model {
+        name: config.model.name.clone(),
+        input_width: config.model.input_width,
+        input_height: config.model.input_height,
+    });
+    pictures::Settings { album, blur: config.privacy.blur.clone(), model }
 }
 
 /// The analysis of a configuration, with the shipped heads.
 pub fn analysis_of(config: &Config) -> Result<Analysis, HeadError> {
-    let heads = teaching::heads_of(config)?;
-    Ok(Analysis::new(TimeZone::system(), heads, camera_setups(config), clock::utc()))
+    analysis_with(config, &School::new(config))
+}
+
+fn analysis_with(config: &Config, school: &School) -> Result<Analysis, HeadError> {
+    let Heads { list, missing } = school.heads(config)?;
+    Ok(Analysis::new(TimeZone::system(), list, camera_setups(config), clock::utc()).lacking(missing))
 }
 
 fn camera_setups(config: &Config) -> Vec<CameraSetup> {
@@ -475,18 +491,4 @@ pub fn setup_of(config: &Config, camera: &Camera) -> CameraSetup {
         view: camera.view,
         profile: views::load(&config.state_dir, &camera.id).map(Arc::new),
     }
-}
-
-/// The classes that any pair of the configuration speaks of.
-fn classes(config: &Config) -> Vec<ClassName> {
-    let pairs = config.cameras.iter().flat_map(|camera| &camera.site.pairs);
-    let mut classes: Vec<ClassName> = pairs
-        .flat_map(|pair| match &pair.to {
-            PairEnd::Class(to) => vec![pair.from.clone(), to.clone()],
-            PairEnd::Edge(_) => vec![pair.from.clone()],
-        })
-        .collect();
-    classes.sort();
-    classes.dedup();
-    classes
 }

@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::{Daemon, camera_setups, sites, teaching};
+use super::teaching::Heads;
+use super::{Daemon, camera_setups, sites};
 use crate::analysis::{Order, Reconfigure};
 use crate::config::{Camera, Config};
 use crate::heads::HeadError;
@@ -59,6 +60,9 @@ pub enum ReloadError {
     /// These keys cannot change while the daemon runs. Nothing was changed.
     #[error("{} cannot change while the daemon runs: restart it (systemctl restart standoff)", list(.0))]
     NeedsRestart(Vec<String>),
+    /// The heads are being changed by a lesson. Nothing was changed.
+    #[error("a lesson is being taken up and does not come to an end: reload again")]
+    Busy,
     /// The heads for the new classes are not usable. Nothing was changed.
     #[error(transparent)]
     Head(#[from] HeadError),
@@ -101,7 +105,12 @@ pub fn plan(old: &Config, new: &Config) -> Result<Changes, ReloadError> {
 
 /// Keys whose change this process cannot follow: everything but the cameras.
 fn fixed_keys(old: &Config, new: &Config) -> Vec<String> {
-    let same = Config { cameras: old.cameras.clone(), source: old.source.clone(), ..new.clone() } == *old;
+    let same = Config {
+        cameras: old.cameras.clone(),
+        source: old.source.clone(),
+        doubts: old.doubts.clone(),
+        ..new.clone()
+    } == *old;
     if same {
         return vec![];
     }
@@ -132,7 +141,10 @@ impl Daemon {
     /// As [`ReloadError`]; after [`ReloadError::HalfWay`] the daemon is to be stopped.
     pub fn reload(&mut self, new: Config) -> Result<Changes, ReloadError> {
         let changes = plan(&self.config, &new)?;
-        let heads = teaching::heads_of(&new)?;
+        // Held to the end: what a lesson replaces meanwhile would be put back.
+        let school = self.school.clone();
+        let _turn = self.runtime.block_on(school.turn()).ok_or(ReloadError::Busy)?;
+        let Heads { list: heads, missing } = school.heads(&new)?;
         let starts: Vec<&Camera> = new
             .cameras
             .iter()
@@ -152,7 +164,7 @@ impl Daemon {
         self.sinks.reconfigure(&new);
         self.sites.send_replace(sites(&new));
         let fresh: BTreeSet<CameraId> = changes.reconnected.iter().cloned().collect();
-        self.order(Reconfigure { cameras: camera_setups(&new), fresh, heads })?;
+        self.order(Reconfigure { cameras: camera_setups(&new), fresh, heads, missing })?;
         for id in &changes.removed {
             self.health.remove(id);
             METRICS.forget_camera(id.as_str());

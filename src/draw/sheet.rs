@@ -9,13 +9,14 @@ const PAGE_WIDTH: u32 = 1920;
 const MARGIN: u32 = 12;
 const CAPTION_PX: f64 = 24.0;
 
-/// A page 1920 pixels wide: the frames in rows of up to three, each with its caption below, then the plots at
+/// A page 1920 pixels wide: the frames in rows of up to three (five when they are many), each with its caption below, then the plots at
 /// full width. Empty without frames and plots: then it is a page of 1920 x 24.
 pub fn contact_sheet(frames: &[(RgbImage, String)], plots: &[RgbImage]) -> RgbImage {
     let columns = match frames.len() {
         0..=3 => frames.len().max(1),
         4 => 2,
-        _ => 3,
+        5..=12 => 3,
+        _ => 5,
     } as u32;
     let cell_width = (PAGE_WIDTH - MARGIN * (columns + 1)) / columns;
     let caption_height = (CAPTION_PX * 1.5) as u32;

@@ -136,7 +136,10 @@ pub enum CalibrationError {
     )]
     NoFocal(String),
     /// One item contradicts all others.
-    #[error("calibration: {item} does not fit the others, which agree without it: {advice}")]
+    #[error(
+        "calibration: {item} does not fit the others, which agree without it: {advice}{}",
+        if *.bent { "" } else { "; or the lens is not as given: try `distortion: solve`" }
+    )]
     Wrong {
         /// Which.
         item: Item,
@@ -144,6 +147,11 @@ pub enum CalibrationError {
         off_px: f64,
         /// Where it should have been.
         advice: String,
+        /// Whether the lens's distortion was found as well, so that it cannot be what is wrong.
+        bent: bool,
+        /// What all items together make, when their error is below what is accepted: a lens that is not as given looks
+        /// like a wrong item in a corner, and a camera that watches is not to be stopped by a doubt.
+        with: Option<Box<Calibration>>,
     },
     /// The solution is impossible.
     #[error(
@@ -233,14 +241,13 @@ pub fn solve(lens: &Lens, evidence: &Evidence, wanted: Unknowns) -> Result<Calib
     }
     let behind = || CalibrationError::Impossible("something would be behind the camera".to_owned());
     let residual_px = fit.off_px(&camera).ok_or_else(behind)?;
-    if let Some(error) = doubt::wrong_item(evidence, &fit, found, &camera, cost, &residual_px, click_px) {
-        return Err(error);
-    }
+    let wrong = doubt::wrong_item(evidence, &fit, found, &camera, cost, &residual_px, click_px);
     let rms_px = (cost / residual_px.len() as f64).sqrt();
     let worst =
         (0..residual_px.len()).max_by(|&a, &b| residual_px[a].total_cmp(&residual_px[b])).unwrap_or(0);
     let limit_px = DISAGREE_SHARE * lens.width_px;
-    if rms_px.is_nan() || rms_px > limit_px {
+    let disagree = rms_px.is_nan() || rms_px > limit_px;
+    if disagree && wrong.is_none() {
         let item = evidence.items().get(worst).copied().unwrap_or(Item::Point(worst));
         let few = evidence.items().len() < 6;
         return Err(CalibrationError::Disagree {
@@ -251,11 +258,20 @@ pub fn solve(lens: &Lens, evidence: &Evidence, wanted: Unknowns) -> Result<Calib
             few,
         });
     }
-    let sigma_px = click_sigma_px(cost, fit.spare(), click_px);
-    let one_sigma_cameras = fit.one_sigma(&camera, sigma_px)?;
-    let out = Calibration { camera, residual_px, rms_px, worst, sigma_px, one_sigma_cameras, found };
-    check_certain(&out, wanted.focal)?;
-    Ok(out)
+    let complete = || {
+        let sigma_px = click_sigma_px(cost, fit.spare(), click_px);
+        let one_sigma_cameras = fit.one_sigma(&camera, sigma_px)?;
+        let out = Calibration { camera, residual_px, rms_px, worst, sigma_px, one_sigma_cameras, found };
+        check_certain(&out, wanted.focal)?;
+        Ok(out)
+    };
+    match wrong {
+        None => complete(),
+        Some(doubt::WrongItem { item, off_px, advice }) => {
+            let with = if disagree { None } else { complete().ok().map(Box::new) };
+            Err(CalibrationError::Wrong { item, off_px, advice, bent: found.distortion, with })
+        }
+    }
 }
 
 /// The best camera without distortion of its own, and its cost.

@@ -123,7 +123,8 @@ impl Normal {
 fn by_space(v: &SurfaceVote, view: &View, weight: f64, out: &mut Normal) {
     let ray = patch_ray(view.camera, view.transform, view.grid, v.col, v.row);
     let fall = ray.fall.max(LEAST_FALL);
-    let [height, behind, aside] = [v.height_m, v.behind_m, v.aside_m].map(|l| [l.value, l.error].map(f64::from));
+    let [height, behind, aside] =
+        [v.height_m, v.behind_m, v.aside_m].map(|l| [l.value, l.error].map(f64::from));
     let range = (view.height_m - height[0]) / fall + behind[0];
     out.add(ray.along, range, (height[1] / fall).hypot(behind[1]) + LEAST_SIGMA_M, weight);
     out.add(ray.aside(), aside[0], aside[1] + LEAST_SIGMA_M, weight);

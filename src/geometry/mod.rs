@@ -40,6 +40,17 @@ pub struct Pair {
     pub to: PairEnd,
 }
 
+impl Pair {
+    /// The classes that it speaks of.
+    pub fn classes(&self) -> impl Iterator<Item = &ClassName> {
+        let to = match &self.to {
+            PairEnd::Class(to) => Some(to),
+            PairEnd::Edge(_) => None,
+        };
+        std::iter::once(&self.from).chain(to)
+    }
+}
+
 /// The second end of a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PairEnd {

@@ -11,7 +11,7 @@ use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
 use super::footprint::{Footprint, Hypothesis, View, locate};
 use super::metric::DepthTie;
-use super::polygon::{contains, convex_hull};
+use super::polygon::{contains, convex_hull, nearest_on_segment, sides};
 use super::sight::{Ray, Sight, patch_ray};
 use super::sizes;
 use super::vector::{norm2, sub2};
@@ -167,42 +167,52 @@ impl Room<'_> {
         }
     }
 
-    fn stand(
-        &self,
-        scene: &Scene,
-        thing: &Thing,
-        ties: &[Option<DepthTie>],
-    ) -> Stand {
+    fn stand(&self, scene: &Scene, thing: &Thing, ties: &[Option<DepthTie>]) -> Stand {
         let size = sizes::of(&thing.class);
         let largest_m = size.map_or(UNKNOWN_LARGEST_M, |(_, largest_m)| largest_m);
+        // Outside of every area it stands on something all the same: left out, it would be near and not seen.
+        let mut outside: Option<(f64, _)> = None;
         for (plane, tie) in self.planes.iter().zip(ties) {
             let view = self.view(scene, thing, plane, tie.as_ref());
             if view.height_m <= 0.0 {
                 continue;
             }
             let whole = size.and_then(|(plan, _)| locate(thing, plan, &view));
-            let expected = whole.as_ref().and_then(|whole| {
-                self.expected_box(thing, &whole.hypotheses.first()?.outline_m, plane)
-            });
+            let expected = whole
+                .as_ref()
+                .and_then(|whole| self.expected_box(thing, &whole.hypotheses.first()?.outline_m, plane));
             // A thing that is cut at a side or at its feet shows too little for its class's size to be put on it:
             // what is seen is measured, what is not is a bound.
             let is_bound = is_bound(thing.cut) && !expected.is_some_and(|box_| Self::is_inside(thing, box_));
             let footprint = whole.filter(|_| !is_bound).or_else(|| seen_part(thing, &view, largest_m));
             let Some(footprint) = footprint else { continue };
-            let Some(best) = footprint.hypotheses.first() else { continue };
-            if plane.area_m.is_empty() || contains(&plane.area_m, best.middle_m) {
-                if !is_bound && expected.is_some_and(|box_| !Self::is_likely(thing, box_)) {
-                    return Stand::Unlikely;
-                }
-                let calibration_m2 = self.calibration_covariance(best.middle_m, plane);
-                return Stand::There(footprint, calibration_m2, largest_m, is_bound);
+            let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
+            let unlikely = !is_bound && expected.is_some_and(|box_| !Self::is_likely(thing, box_));
+            let calibration_m2 = self.calibration_covariance(middle, plane);
+            let found = if unlikely {
+                Stand::Unlikely
+            } else {
+                Stand::There(footprint, calibration_m2, largest_m, is_bound)
+            };
+            if plane.area_m.is_empty() || contains(&plane.area_m, middle) {
+                return found;
+            }
+            let away = |(a, b)| norm2(sub2(nearest_on_segment(middle, a, b), middle));
+            let away_m = sides(&plane.area_m).map(away).fold(f64::INFINITY, f64::min);
+            if outside.as_ref().is_none_or(|(least_m, _)| away_m < *least_m) {
+                outside = Some((away_m, found));
             }
         }
-        Stand::Lost
+        outside.map_or(Stand::Lost, |(_, found)| found)
     }
 
     /// The box in the thing's input, low and high corner, in which a thing of its class would be seen on an outline.
-    fn expected_box(&self, thing: &Thing, outline_m: &[[f64; 2]], plane: &FloorPlane) -> Option<[[f64; 2]; 2]> {
+    fn expected_box(
+        &self,
+        thing: &Thing,
+        outline_m: &[[f64; 2]],
+        plane: &FloorPlane,
+    ) -> Option<[[f64; 2]; 2]> {
         let tall_m = sizes::height_m(&thing.class)?;
         let corners = outline_m.iter().flat_map(|[x, y]| {
             [0.0, tall_m].map(|z| self.calibration.camera.pixel_from_world([*x, *y, plane.height_m + z]))
@@ -237,7 +247,11 @@ impl Room<'_> {
         let t = &thing.transform;
         let first = t.input_from_source([0.0, 0.0]);
         let last = t.input_from_source([f64::from(t.source_width), f64::from(t.source_height)]);
-        let beyond = [(thing.cut.left, first[0] - low[0], 0), (thing.cut.right, high[0] - last[0], 0), (thing.cut.bottom, high[1] - last[1], 1)];
+        let beyond = [
+            (thing.cut.left, first[0] - low[0], 0),
+            (thing.cut.right, high[0] - last[0], 0),
+            (thing.cut.bottom, high[1] - last[1], 1),
+        ];
         beyond.iter().all(|(cut, out, axis)| !cut || *out < MOST_OUTSIDE * (high[*axis] - low[*axis]))
     }
 
@@ -684,6 +698,24 @@ mod tests {
             .iter()
             .fold([0.0, 0.0], |m, p| [m[0] + p[0] / 4.0, m[1] + p[1] / 4.0]);
         assert!(norm2(sub2(middle, [1.0, 10.5])) < 0.6, "{middle:?}");
+    }
+
+    #[test]
+    fn a_thing_outside_of_every_area_is_near_all_the_same() {
+        let camera = camera();
+        let area_m = vec![[-4.0, 6.0], [1.2, 6.0], [1.2, 12.0], [-4.0, 12.0]];
+        let far = vec![[-40.0, 60.0], [40.0, 60.0], [40.0, 90.0], [-40.0, 90.0]];
+        let planes = vec![FloorPlane { height_m: 1.5, area_m: far }, FloorPlane { height_m: 0.0, area_m }];
+        let things = [
+            forklift(0.0, 9.0, 1.5).thing(&camera, "forklift").unwrap(),
+            person(-3.5, 9.0).thing(&camera, "person").unwrap(),
+            person(1.6, 9.0).thing(&camera, "person").unwrap(),
+        ];
+        let got = measured(&measure(&scene(things.to_vec()), &Site { planes, ..site() }).pairs[1].reading);
+        assert_eq!(got.to_index, Some(2), "the person beside the area, not the one on it: {got:?}");
+        let everywhere = measured(&measure(&scene(things.to_vec()), &site()).pairs[1].reading);
+        assert_eq!(everywhere.to_index, Some(2));
+        assert!((got.nearest_m - everywhere.nearest_m).abs() < 1e-9, "on the plane of the nearest area");
     }
 
     proptest! {

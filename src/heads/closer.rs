@@ -203,8 +203,7 @@ mod tests {
     fn neighbours_share_a_part_and_the_others_wait() {
         let mut scene = scene();
         let t = scene.transform;
-        scene.things =
-            vec![thing(t, [40, 30, 10, 10]), thing(t, [52, 30, 6, 10]), thing(t, [100, 40, 8, 8])];
+        scene.things = vec![thing(t, [40, 30, 10, 10]), thing(t, [52, 30, 6, 10]), thing(t, [100, 40, 8, 8])];
         assert_eq!(parts(&scene, 4).len(), 2);
         assert_eq!(parts(&scene, 1).len(), 1);
         assert!(parts(&scene, 0).is_empty());

@@ -17,7 +17,7 @@ pub use depth::DepthHead;
 pub use file::HeadFile;
 pub use segment::SegmentHead;
 pub use surface::SurfaceHead;
-pub use taught::TaughtHead;
+pub use taught::{TaughtHead, TaughtState};
 
 use crate::types::{Features, Scene, Trust};
 
@@ -58,6 +58,11 @@ pub trait Head: Send {
     /// Whether it finds things, and finds them better where the picture is shown larger.
     fn looks_closer(&self) -> bool {
         false
+    }
+
+    /// The states that it reads. Most read none.
+    fn states(&self) -> &[TaughtState] {
+        &[]
     }
 }
 

@@ -49,11 +49,7 @@ impl SegmentHead {
         }
         let ground =
             (0..classes.len()).filter(|i| matches!(classes[*i].as_str(), "floor" | "dock_edge")).collect();
-        Ok(Self {
-            wanted: found,
-            ground,
-            cells: Vec::new(),
-        })
+        Ok(Self { wanted: found, ground, cells: Vec::new() })
     }
 }
 

@@ -62,10 +62,7 @@ mod tests {
     #[test]
     fn shipped_files_are_whole_and_fit_vit_s() {
         let files = files().unwrap();
-        assert_eq!(
-            files.iter().map(|f| f.graph.name.as_str()).collect::<Vec<_>>(),
-            [decoder::NAME, "depth"]
-        );
+        assert_eq!(files.iter().map(|f| f.graph.name.as_str()).collect::<Vec<_>>(), [decoder::NAME, "depth"]);
         for (file, outputs) in files.iter().zip([decoder::CHANNELS, 256]) {
             assert_eq!(file.graph.outputs(), outputs);
             assert_eq!(file.graph.weight.len(), file.graph.bias.len() * 4 * 384);

@@ -33,7 +33,8 @@ fn vote(values: &[f32], [col, row]: [usize; 2], patch_px: usize, cover: f32, for
         Likely { value: centre + value * FOOT_UNIT_PX as f32, error: error * FOOT_UNIT_PX as f32 }
     });
     let [c, s, c2, s2] = [0, 1, 2, 3].map(|i| values[Forklift::HEADING + i]);
-    let heading = HeadingVote { once: [c, s], twice: [c2, s2], error: scale(values[Forklift::HEADING_SCALE]) };
+    let heading =
+        HeadingVote { once: [c, s], twice: [c2, s2], error: scale(values[Forklift::HEADING_SCALE]) };
     SurfaceVote {
         col,
         row,

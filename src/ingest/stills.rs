@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use image::RgbImage;
+
 use super::{IngestError, MAX_HEIGHT, MAX_WIDTH, MIN_SIDE};
 use crate::clock::{Timestamp, UtcMillis};
 use crate::preprocess::color::i420_from_rgb;
@@ -33,7 +35,7 @@ pub(super) fn list(path: &Path, camera: &CameraId) -> Result<Vec<PathBuf>, Inges
 }
 
 /// True for names that end in jpg, jpeg or png.
-pub(super) fn is_picture(path: &Path) -> bool {
+pub fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     matches!(extension.as_str(), "jpg" | "jpeg" | "png")
 }
@@ -56,6 +58,11 @@ pub fn decode(
     seq: u64,
     captured: Timestamp,
 ) -> Result<Frame, IngestError> {
+    Ok(frame_of(&decode_rgb(bytes, path, camera)?, camera, seq, captured))
+}
+
+/// The picture in the bytes of a file; `path` is its name in errors.
+pub fn decode_rgb(bytes: &[u8], path: &Path, camera: &CameraId) -> Result<RgbImage, IngestError> {
     let damaged =
         |problem: String| IngestError::Damaged { camera: camera.clone(), path: path.into(), problem };
     let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes))
@@ -72,8 +79,14 @@ pub fn decode(
             "{width} x {height} pixels are too few: at least {MIN_SIDE} x {MIN_SIDE}"
         )));
     }
-    let (data, planes) = i420_from_rgb(&picture);
-    Ok(Frame {
+    Ok(picture)
+}
+
+/// A picture as a frame.
+pub fn frame_of(picture: &RgbImage, camera: &CameraId, seq: u64, captured: Timestamp) -> Frame {
+    let (width, height) = picture.dimensions();
+    let (data, planes) = i420_from_rgb(picture);
+    Frame {
         camera: camera.clone(),
         seq,
         captured,
@@ -85,5 +98,5 @@ pub fn decode(
         matrix: ColorMatrix::Bt601,
         range: ColorRange::Full,
         siting: ChromaSiting::JPEG,
-    })
+    }
 }

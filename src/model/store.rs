@@ -160,7 +160,17 @@ impl Store {
     /// SHA-256 of a model's file, hexadecimal.
     pub fn sha256(&self, model: &str) -> Result<String, StoreError> {
         let path = self.resolve(model)?;
-        Ok(hex(&Sha256::digest(fs::read(&path).map_err(at(&path))?)))
+        let mut hash = Sha256::new();
+        // In pieces: a large model is more than a gigabyte.
+        let mut file = fs::File::open(&path).map_err(at(&path))?;
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let read = io::Read::read(&mut file, &mut piece).map_err(at(&path))?;
+            if read == 0 {
+                return Ok(hex(&hash.finalize()));
+            }
+            hash.update(&piece[..read]);
+        }
     }
 
     /// The model's file, its bytes and the graph's name.
@@ -292,6 +302,17 @@ mod tests {
         assert!(store.list().unwrap().is_empty());
         for name in ["", "../x", ".hidden", "a/b"] {
             assert!(matches!(store.import(Path::new("x"), name, &[]), Err(StoreError::Name(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_hashed_in_pieces_and_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, file) = (Store::at(folder.path()), folder.path().join("m.safetensors"));
+        for length in [0, 3, 1 << 20, (1 << 20) + 1] {
+            let bytes: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            fs::write(&file, &bytes).unwrap();
+            assert_eq!(store.sha256(&file.to_string_lossy()).unwrap(), hex(&Sha256::digest(&bytes)));
         }
     }
 

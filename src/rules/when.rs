@@ -98,7 +98,9 @@ impl Condition {
         match self {
             Self::TopicIs { topic, value, .. } => topics.get(topic).is_none_or(|now| now.trim() == value),
             Self::TopicIsNot { topic, value, .. } => topics.get(topic).is_none_or(|now| now.trim() != value),
-            Self::State { state, value, is, .. } => states.get(state).is_none_or(|now| (now == value) == *is),
+            Self::State { state, value, is, .. } => states
+                .get(state)
+                .is_none_or(|known| !known.values.contains(value) || (known.now == *value) == *is),
             Self::TimeWindow { from, to, days, .. } => in_window(*from, *to, days, local),
         }
     }
@@ -115,7 +117,16 @@ fn in_window(from: u16, to: u16, days: &[bool; 7], local: LocalTime) -> bool {
 }
 
 /// The taught states of a camera that are known.
-pub type States = BTreeMap<StateName, StateValue>;
+pub type States = BTreeMap<StateName, KnownState>;
+
+/// A taught state that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownState {
+    /// What it is now.
+    pub now: StateValue,
+    /// All that it can be. A condition that names another value says nothing: it would never change its mind.
+    pub values: Vec<StateValue>,
+}
 
 /// Why the rule is disarmed now: the reason of the first condition that does not hold. `None` means armed.
 pub fn disarmed(
@@ -167,12 +178,17 @@ mod tests {
         let closed = StateValue::new("closed").unwrap();
         let condition =
             |is| Condition::State { state: name.clone(), value: open.clone(), is, reason: "r".into() };
-        let armed = |is: bool, now: Option<&StateValue>| {
-            let states: States = now.map(|value| (name.clone(), value.clone())).into_iter().collect();
+        let values = vec![closed.clone(), open.clone()];
+        let among = |values: &[StateValue], is: bool, now: Option<&StateValue>| {
+            let known = |now: &StateValue| KnownState { now: now.clone(), values: values.to_vec() };
+            let states: States = now.map(|now| (name.clone(), known(now))).into_iter().collect();
             disarmed(&[condition(is)], &BTreeMap::new(), &states, NOON).is_none()
         };
+        let armed = |is, now| among(&values, is, now);
         assert!(armed(true, None) && armed(true, Some(&open)) && !armed(true, Some(&closed)));
         assert!(armed(false, None) && !armed(false, Some(&open)) && armed(false, Some(&closed)));
+        let others = ["ajar", "shut"].map(|value| StateValue::new(value).unwrap());
+        assert!(among(&others, true, Some(&others[0])), "taught anew without the value that is asked for");
     }
 
     #[test]

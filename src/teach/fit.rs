@@ -79,7 +79,7 @@ impl Lesson {
             .map(|name| class::learn(name, &pictures, &standard))
             .collect::<Result<Vec<_>, _>>()?;
         let states = self.states(&examples)?;
-        Ok(Taught { backbone: self.backbone.clone(), standard, classes, states })
+        Ok(Taught { backbone: self.backbone.clone(), standard, classes, states }.bounded())
     }
 
     fn pictures(&self, examples: &[&Example]) -> BTreeMap<String, Picture<'_>> {
@@ -113,21 +113,94 @@ impl Lesson {
             let mut values: Vec<StateValue> = seen.iter().map(|(_, value, _)| (*value).clone()).collect();
             values.sort();
             values.dedup();
+            let mut pictures: Vec<&str> = seen.iter().map(|(e, ..)| e.picture.as_str()).collect();
+            pictures.sort_unstable();
+            pictures.dedup();
             let shown: Vec<Shown> = seen
                 .iter()
                 .filter_map(|(example, value, zone)| {
                     let tokens = self.tokens.get(&example.picture)?;
                     let value = values.iter().position(|known| known == *value)?;
                     let pooled = tokens.pooled(zone.map(Vec::as_slice));
-                    Some(Shown { pooled, value: u8::try_from(value).ok()? })
+                    let picture = pictures.binary_search(&example.picture.as_str()).ok()?;
+                    Some(Shown { pooled, value: u8::try_from(value).ok()?, picture })
                 })
                 .collect();
-            // A state is read where its newest example looked, and on that camera.
-            let camera = seen.last().and_then(|(example, _, _)| example.camera.clone());
-            let zone = seen.last().and_then(|(_, _, zone)| zone.cloned());
+            // One state is read on one camera, at one place. Examples that say otherwise would move it.
+            let named = || seen.iter().filter(|(example, ..)| example.camera.is_some());
+            let mixed = |what, one: &Example, other: &Example| TeachError::Mixed {
+                state: name.clone(),
+                what,
+                one: one.id,
+                other: other.id,
+            };
+            if let Some((one, ..)) = named().next()
+                && let Some((other, ..)) = named().find(|(other, ..)| other.camera != one.camera)
+            {
+                return Err(mixed("cameras", one, other));
+            }
+            if let Some((one, _, zone)) = seen.first()
+                && let Some((other, ..)) = seen.iter().find(|(_, _, other)| other != zone)
+            {
+                return Err(mixed("zones", one, other));
+            }
+            let camera = named().next().and_then(|(example, ..)| example.camera.clone());
+            let zone = seen.first().and_then(|(_, _, zone)| zone.cloned());
             let learned = TaughtState::learn(name.clone(), values, zone, &shown)?;
             states.push(TaughtState { camera, ..learned });
         }
         Ok(states)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::super::example::tests::{backbone, tokens};
+    use super::*;
+    use crate::clock::UtcMillis;
+    use crate::types::CameraId;
+
+    fn example(id: u64, value: &str, camera: Option<&str>, left: f64) -> Example {
+        Example {
+            id,
+            picture: format!("{id:024}.jpg"),
+            width: 28,
+            height: 14,
+            label: Label::State {
+                state: StateName::new("door").unwrap(),
+                value: StateValue::new(value).unwrap(),
+                zone: Some(vec![[left, 0.0], [1.0, 0.0], [1.0, 1.0]]),
+            },
+            camera: camera.map(|camera| CameraId::new(camera).unwrap()),
+            source: String::new(),
+            added: UtcMillis(0),
+        }
+    }
+
+    fn learned(examples: &[Example]) -> Result<Option<CameraId>, String> {
+        let tokens = examples.iter().map(|example| {
+            let mut tokens = tokens();
+            tokens.rows[0] = f16::from_f32(example.id as f32);
+            (example.picture.clone(), tokens)
+        });
+        let lesson = Lesson { tokens: tokens.collect(), examples: examples.to_vec(), backbone: backbone() };
+        let taught = lesson.learn(|_| true).map_err(|error| error.to_string())?;
+        Ok(taught.states[0].camera.clone())
+    }
+
+    #[test]
+    fn a_state_is_of_one_camera_and_one_zone() {
+        let yard = || Some(CameraId::new("yard").unwrap());
+        let (open, closed) = (example(1, "open", Some("yard"), 0.0), example(2, "closed", None, 0.0));
+        assert_eq!(learned(&[open.clone(), closed.clone()]), Ok(yard()), "a file says no camera");
+        assert_eq!(learned(&[closed.clone(), open.clone()]), Ok(yard()), "whichever came last");
+        let dock = example(3, "closed", Some("dock"), 0.0);
+        let error = learned(&[open.clone(), closed.clone(), dock]).unwrap_err();
+        assert!(error.contains("'door' are of several cameras: 1 and 3"), "{error}");
+        let moved = example(4, "closed", Some("yard"), 0.2);
+        let error = learned(&[open, closed, moved]).unwrap_err();
+        assert!(error.contains("several zones: 1 and 4"), "{error}");
     }
 }

@@ -7,7 +7,8 @@
 //! | `examples.jsonl` | one line an example: what was marked where |
 //! | `pictures/` | a copy of each picture, named by the SHA-256 of its bytes |
 //! | `tokens/` | its tokens in half precision, so that fitting takes no inference |
-//! | `taught.safetensors` | what was fitted last |
+//! | `taught.safetensors` | what was fitted last, and taken |
+//! | `offered.safetensors` | what was fitted, until the daemon has taken it |
 
 mod example;
 mod fit;
@@ -22,9 +23,12 @@ pub use fit::{Lesson, lessons};
 
 use crate::heads::HeadError;
 use crate::heads::taught::{LessonError, Taught, model};
+use crate::types::StateName;
 
 /// The name of what was fitted, in the folder.
 pub const TAUGHT: &str = "taught.safetensors";
+/// The name of what was fitted and is not taken yet.
+const OFFERED: &str = "offered.safetensors";
 /// The name of the folder in the state folder.
 pub const FOLDER: &str = "taught";
 /// Examples that a folder holds at most. Fitting takes all of them into memory, about 1.5 MB each.
@@ -68,6 +72,20 @@ pub enum TeachError {
     /// The examples teach nothing.
     #[error(transparent)]
     Lesson(#[from] LessonError),
+    /// One name for several things.
+    #[error(
+        "examples of the state '{state}' are of several {what}: {one} and {other}; remove those of one, or give it a name of its own"
+    )]
+    Mixed {
+        /// The state.
+        state: StateName,
+        /// Cameras or zones.
+        what: &'static str,
+        /// An example.
+        one: u64,
+        /// And one that says otherwise.
+        other: u64,
+    },
     /// The tokens or the model are not usable.
     #[error(transparent)]
     Head(#[from] HeadError),
@@ -113,23 +131,52 @@ impl Folder {
         &self.dir
     }
 
-    /// Writes what was fitted.
+    /// Lays down what was fitted, for [`accept`].
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn store(&self, taught: &Taught) -> Result<PathBuf, TeachError> {
-        let path = self.dir.join(TAUGHT);
-        replace(&path, &taught.write()?)?;
-        Ok(path)
+    pub fn offer(&self, taught: &Taught) -> Result<(), TeachError> {
+        replace(&self.dir.join(OFFERED), &taught.write()?)
+    }
+
+    /// Takes away what was laid down and is refused.
+    pub fn withdraw(&self) {
+        // What stays behind is replaced by the next fit, and read by nobody before.
+        let _ = fs::remove_file(self.dir.join(OFFERED));
     }
 }
 
-/// What was fitted last in a folder; none when nothing was.
+/// What was fitted and taken last in a folder; none when nothing was.
 ///
 /// # Errors
 /// When the file is damaged, too large or cannot be read.
 pub fn load(dir: &Path) -> Result<Option<Taught>, TeachError> {
+    taught(dir.join(TAUGHT))
+}
+
+/// What was fitted in a folder and is not taken yet.
+///
+/// # Errors
+/// As [`load`].
+pub fn offered(dir: &Path) -> Result<Option<Taught>, TeachError> {
+    taught(dir.join(OFFERED))
+}
+
+/// Puts what was offered in the place of what was taken before. Returns where it is.
+///
+/// # Errors
+/// When the file cannot be moved.
+pub fn accept(dir: &Path) -> Result<PathBuf, TeachError> {
     let path = dir.join(TAUGHT);
+    let moved = || -> io::Result<()> {
+        fs::rename(dir.join(OFFERED), &path)?;
+        File::open(dir)?.sync_all()
+    };
+    moved().map_err(file_error(&path))?;
+    Ok(path)
+}
+
+fn taught(path: PathBuf) -> Result<Option<Taught>, TeachError> {
     let Some(bytes) = read(&path, model::MAX_BYTES)? else { return Ok(None) };
     let taught = Taught::read(&bytes).map_err(|error| TeachError::Damaged {
         path,

@@ -55,7 +55,11 @@ impl Frame {
         let Part { left, top, width, height } = part;
         let inside = |from: u32, side: u32, all: u32| from.checked_add(side).is_some_and(|end| end <= all);
         let even = [left, top, width, height].iter().all(|side| side % 2 == 0);
-        if !even || width * height == 0 || !inside(left, width, self.width) || !inside(top, height, self.height) {
+        if !even
+            || width * height == 0
+            || !inside(left, width, self.width)
+            || !inside(top, height, self.height)
+        {
             return None;
         }
         let [x, y] = [left, top].map(|side| side as usize);
@@ -71,7 +75,11 @@ impl Frame {
                 });
                 let (format, planes) = (*format, planes.collect());
                 let whole = Arc::clone(picture);
-                Pixels::Cuda { format, planes, picture: Arc::new(PartOfPicture { whole, format, x, y, planes: OnceLock::new() }) }
+                Pixels::Cuda {
+                    format,
+                    planes,
+                    picture: Arc::new(PartOfPicture { whole, format, x, y, planes: OnceLock::new() }),
+                }
             }
         };
         Some(Self { width, height, pixels, ..self.clone() })
@@ -251,7 +259,11 @@ mod tests {
         let planes = match format {
             PixelFormat::I420 => {
                 data.extend((100..108).chain(200..208));
-                vec![Plane { offset: 0, stride: 8 }, Plane { offset: 32, stride: 4 }, Plane { offset: 40, stride: 4 }]
+                vec![
+                    Plane { offset: 0, stride: 8 },
+                    Plane { offset: 32, stride: 4 },
+                    Plane { offset: 40, stride: 4 },
+                ]
             }
             PixelFormat::Nv12 => {
                 data.extend((0..8).flat_map(|i| [100 + i, 200 + i]));
@@ -283,7 +295,9 @@ mod tests {
             // Luma of row 2, column 4; chroma of row 1, column 2.
             match format {
                 PixelFormat::I420 => assert_eq!(first, [24, 106, 206]),
-                PixelFormat::Nv12 => assert_eq!((first, host.data[host.planes[1].offset + 1]), (vec![24, 106], 206)),
+                PixelFormat::Nv12 => {
+                    assert_eq!((first, host.data[host.planes[1].offset + 1]), (vec![24, 106], 206))
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What travels between the rooms of the program: plain data with public fields, no behaviour that
 //! needs a clock, a file or a thread. Units are SI and stand in the names.
 
+pub mod appearance;
 pub mod command;
 pub mod event;
 pub mod features;
@@ -11,6 +12,7 @@ pub mod scene;
 pub mod secret;
 pub mod snapshot;
 
+pub use appearance::Appearance;
 pub use command::{Command, CommandSender};
 pub use event::{
     CameraHealth, CameraState, CameraStatus, Evidence, Happening, Held, Level, Monitor, PairStatus, Reason,
@@ -18,8 +20,8 @@ pub use event::{
 };
 pub use features::{Batch, Dense, Features, Grid, PixelTransform, Seen};
 pub use frame::{
-    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, Part,
-    PixelFormat, Pixels, Plane,
+    ChromaSiting, ColorMatrix, ColorRange, DevicePicture, DevicePlane, Frame, HostPlanes, Part, PixelFormat,
+    Pixels, Plane,
 };
 pub use ids::{
     CameraId, ClassName, EdgeId, InvalidName, NodeId, PROOF_CAMERA, PairId, RuleId, StateName, StateValue,

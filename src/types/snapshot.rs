@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::appearance::Appearance;
 use super::event::{RuleStatus, StageTimes, Transition};
 use super::frame::Frame;
 use super::ids::CameraId;
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub scene: Scene,
     /// The same in metres.
     pub metric: MetricScene,
+    /// What it and its things look like.
+    pub appearance: Appearance,
     /// The states after it.
     pub rules: Vec<RuleStatus>,
     /// How long each stage took.

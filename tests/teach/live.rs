@@ -51,14 +51,18 @@ fn a_lesson_goes_live_in_a_running_daemon() {
 
     let empty = dock("empty_scene.jpg");
     let empty = empty.to_str().unwrap();
-    for _ in 0..2 {
+    for _ in 0..4 {
         assert!(teach(&daemon, &["add", "--camera", "dock", "--state", "bay=occupied"]).0);
         assert!(teach(&daemon, &["add", empty, "--of", "dock", "--state", "bay=free"]).0);
     }
+    assert!(teach(&daemon, &["add", "--camera", "dock", "--state", "bay=occupied"]).0);
     assert!(teach(&daemon, &["add", "--camera", "dock", "--class", "floor-spot", "--click", "60,330"]).0);
     subscriber.forget();
     let (ok, text) = teach(&daemon, &["fit"]);
-    assert!(ok && text.contains("live in the daemon after"), "{text}");
+    assert!(ok && text.contains("10 examples"), "{text}");
+    let (_, after) = text.split_once("live in the daemon after ").unwrap();
+    let live_s: f64 = after.split_once(' ').unwrap().0.parse().unwrap();
+    assert!(live_s < 5.0, "{text}");
     assert!(text.contains("one picture only: nothing could be validated"), "{text}");
     let (got, took) = subscriber.wait("the bay is occupied", 15.0, |got| {
         got.topic == "standoff/e2e/camera/dock/state/bay" && got.json()["value"] == "occupied"
@@ -70,8 +74,8 @@ fn a_lesson_goes_live_in_a_running_daemon() {
     // What is taken back is taken back live too.
     let (ok, _) = teach(&daemon, &["remove", "77"]);
     assert!(!ok);
-    for id in ["1", "2", "3", "4"] {
-        assert!(teach(&daemon, &["remove", id]).0);
+    for id in 1..=9 {
+        assert!(teach(&daemon, &["remove", &id.to_string()]).0);
     }
     assert!(teach(&daemon, &["fit"]).0);
     subscriber.wait("the state's topic is cleared", 15.0, |got| {
@@ -83,6 +87,8 @@ fn a_lesson_goes_live_in_a_running_daemon() {
     assert!(teach(&daemon, &["add", empty, "--of", "dock", "--state", "bay=free"]).0);
     assert!(teach(&daemon, &["fit"]).0);
     daemon.kill();
+    let (ok, text) = teach(&daemon, &["fit"]);
+    assert!(!ok && text.contains("no daemon answers") && text.contains("nothing was changed"), "{text}");
     subscriber.forget();
     daemon.run_again();
     subscriber.wait("the bay is occupied after a restart", 90.0, |got| {

@@ -159,6 +159,92 @@ fn a_camera_moved_by_3_degrees_is_noticed_within_3_s() {
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), jobs.len(), failures.join("\n"));
 }
 
+/// Promised of a camera that is turned far: that something passes is ruled out first.
+const WORST_FAR: f64 = WORST + 1.5;
+
+/// Far: more than landmarks are looked for, so that what is found again is found by chance, or written on the picture.
+#[test]
+fn a_camera_turned_far_is_noticed_under_what_it_writes() {
+    let reels = reels();
+    let middles: Vec<Middle<'_>> = reels.iter().map(Middle::of).collect();
+    let turns: Vec<Turn> = [4.0, 8.0, 12.0, 20.0, 40.0]
+        .into_iter()
+        .flat_map(|deg| [deg, -deg])
+        .flat_map(|deg| {
+            [
+                Turn { pan_deg: deg, ..Turn::NONE },
+                Turn { pan_deg: 0.7 * deg, tilt_deg: 0.35 * deg, ..Turn::NONE },
+            ]
+        })
+        .collect();
+    // Nothing, two lines of 14 pixels, two of 21, on 432.
+    let written = [0.0, 14.0 / 432.0, 21.0 / 432.0];
+    let jobs: Vec<(usize, usize, usize)> = (0..middles.len())
+        .flat_map(|m| (0..turns.len()).flat_map(move |t| (0..written.len()).map(move |w| (m, t, w))))
+        .filter(|(m, t, w)| long() || (m + t + w) % 3 == 0)
+        .collect();
+    let results = in_parallel(jobs.len(), |job| {
+        let (m, t, w) = jobs[job];
+        let middle = &middles[m];
+        let mut path = middle.path(false);
+        let mut dice = Dice::new(job as u64 + 5);
+        let every = (middle.reel.fps / 5.0).round().max(1.0) as usize;
+        let (begins_s, ends_s) = (11.0, 16.5);
+        let start = dice.below(middle.reel.pictures.len());
+        let mut before = None;
+        for step in 0.. {
+            let t_s = (step * every) as f64 / middle.reel.fps;
+            if t_s > ends_s {
+                break;
+            }
+            let turn = if t_s >= begins_s { &turns[t] } else { &Turn::NONE };
+            if t_s >= begins_s {
+                before.get_or_insert_with(|| path.state());
+            }
+            middle.show(&mut path, start + step * every, t_s, turn, |picture| {
+                if written[w] > 0.0 {
+                    picture.write(written[w]);
+                }
+                picture.noise(0.7, &mut dice);
+            });
+        }
+        let word = path.said.iter().find(|(time, transition)| {
+            time.since(Timestamp::default()).as_secs_f64() > begins_s
+                && matches!(transition.status.state, State::Unknown(_))
+        });
+        let word = word.map(|(time, transition)| {
+            (time.since(Timestamp::default()).as_secs_f64() - begins_s, transition.status.state.clone())
+        });
+        (before, word, path.detail.clone(), path.moved)
+    });
+    let (mut failures, mut unwatched) = (vec![], 0);
+    for ((m, t, w), (before, word, detail, moved)) in jobs.iter().zip(&results) {
+        // People stood before too much of it when it was learned, and the camera says so.
+        if *moved != Monitor::On {
+            unwatched += 1;
+            continue;
+        }
+        let Turn { pan_deg, tilt_deg, .. } = turns[*t];
+        let what = format!(
+            "{} pan {pan_deg:+.0} tilt {tilt_deg:+.0}, written {:.3}: {word:?} '{detail}'",
+            middles[*m].reel.name, written[*w]
+        );
+        // A view in which nothing is left to see may be called covered or blurred: it is no evidence either way.
+        if word.as_ref().is_none_or(|(after_s, _)| *after_s > WORST_FAR) || *before != Some(State::Clear) {
+            failures.push(format!("{what}, before {before:?}"));
+        }
+    }
+    let count = jobs.len() - unwatched;
+    println!(
+        "{count} turns by 4 to 40 degrees, {} not noticed in time; {unwatched} not monitored",
+        failures.len()
+    );
+    assert!(unwatched * 4 < jobs.len(), "{unwatched} of {}", jobs.len());
+    // Where chance puts other things on the corners, or the floor that is left is bare, it takes longer or is missed:
+    // docs/view-health.md says how often.
+    assert!(failures.len() * 20 <= count, "{} of {count}:\n{}", failures.len(), failures.join("\n"));
+}
+
 #[test]
 fn swaying_dimming_and_traffic_move_no_camera() {
     let reels = reels();

@@ -148,7 +148,8 @@ impl Luma {
     }
 
     /// The middle of the picture as a camera sees it that is turned about its own centre and zoomed: the homography
-    /// `K R K^-1`. `focal_px` is that of the whole picture; nothing outside of it shows while the turn is small.
+    /// `K R K^-1`. `focal_px` is that of the whole picture; nothing outside of it shows while the turn is small. What
+    /// would is mirrored at the border: another piece of the same kind of scene.
     pub fn turned(&self, focal_px: f64, share: f64, turn: &Turn) -> Self {
         let side = |size: usize| (size as f64 * share) as usize / 2 * 2;
         let (width, height) = (side(self.width), side(self.height));
@@ -166,7 +167,9 @@ impl Luma {
                 let (y, z) = (ct * y + st, ct - st * y);
                 let (x, z) = (cp * x + sp * z, cp * z - sp * x);
                 let at = |value: f64, size: usize| {
-                    (value / z * focal_px + size as f64 / 2.0 - 0.5).clamp(0.0, size as f64 - 1.001)
+                    let end = size as f64 - 1.001;
+                    let place = (value / z * focal_px + size as f64 / 2.0 - 0.5).rem_euclid(2.0 * end);
+                    place.min(2.0 * end - place)
                 };
                 let (left, top) = (at(x, self.width), at(y, self.height));
                 let (i, j) = (left as usize, top as usize);
@@ -178,6 +181,25 @@ impl Luma {
             }
         }
         Self { width, height, data }
+    }
+
+    /// What cameras write into the picture: a line of signs above and one below, each `share` of its height.
+    pub fn write(&mut self, share: f64) {
+        let height = (self.height as f64 * share).round() as usize;
+        let (stroke, sign) = ((height / 7).max(1), height * 2 / 3);
+        let (top, bottom) = (height / 2, self.height - height - height / 2);
+        for (line, from) in [(0u64, top), (1, bottom)] {
+            for y in 0..height {
+                for x in 0..self.width * 2 / 3 {
+                    let (at, place) = ((x / sign.max(1)) as u64, (x % sign.max(1) / stroke, y / stroke));
+                    let ink =
+                        Dice::new(at * 31 + line * 7 + (place.0 * 8 + place.1) as u64 * 1009).chance(0.5);
+                    if ink && place.0 * stroke + stroke < sign {
+                        self.data[(from + y) * self.width + height / 2 + x] = 235;
+                    }
+                }
+            }
+        }
     }
 
     /// A clock in the picture: blocks that change with `tick`.

@@ -60,7 +60,7 @@ fn point(text: &str) -> Result<[f64; 2], String> {
     numbers(text, "X,Y in pixels")
 }
 
-fn rectangle(text: &str) -> Result<[f64; 4], String> {
+pub fn rectangle(text: &str) -> Result<[f64; 4], String> {
     numbers(text, "LEFT,TOP,RIGHT,BOTTOM in pixels")
 }
 
@@ -138,12 +138,13 @@ pub fn run(arguments: &AddArguments, site: &mut Site) -> anyhow::Result<ExitCode
         bail!("the mark cannot be used: {problem}");
     }
     let tokens = Tokens::of(&site.infer(source.frame)?)?;
+    let backbone = site.backbone()?;
     let folder = Folder::open(&site.dir)?;
     let example = folder.add(New {
         picture: &source.bytes,
         kind: source.kind,
         tokens: &tokens,
-        backbone: &site.backbone,
+        backbone: &backbone,
         label,
         camera: arguments.camera.clone().or_else(|| arguments.of.clone()),
         source: source.name,

@@ -17,9 +17,9 @@ use crate::teach::{Example, Folder, Label, Lesson};
 /// Arguments of `standoff teach report`.
 #[derive(Debug, Args)]
 pub struct ReportArguments {
-    /// Where to draw the curve and the examples that disagree (png)
-    #[arg(long, value_name = "FILE", default_value = "teach-report.png")]
-    out: PathBuf,
+    /// Where to draw the curve and the examples that disagree (png); without it teach-report.png, unless that is there
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// Numbers of examples that are tried.
@@ -39,6 +39,7 @@ struct Scored {
 
 /// Runs the command.
 pub fn run(arguments: &ReportArguments, site: &mut Site) -> anyhow::Result<ExitCode> {
+    let out = super::super::picture_file(arguments.out.as_deref(), "teach-report.png")?;
     let folder = Folder::open(&site.dir)?;
     let lesson = site.lesson(&folder)?;
     let mut groups: BTreeMap<String, Vec<&Example>> = BTreeMap::new();
@@ -71,8 +72,8 @@ pub fn run(arguments: &ReportArguments, site: &mut Site) -> anyhow::Result<ExitC
         steps: COUNTS.iter().map(ToString::to_string).collect(),
         lines,
     });
-    draw::save(&draw::contact_sheet(&parts, &[plot]), &arguments.out)?;
-    println!("picture: {}", arguments.out.display());
+    draw::save(&draw::contact_sheet(&parts, &[plot]), &out)?;
+    println!("picture: {}", out.display());
     Ok(ExitCode::SUCCESS)
 }
 

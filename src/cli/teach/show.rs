@@ -18,18 +18,21 @@ pub struct ShowArguments {
     /// Pictures, or moments of clips: FILE@SECONDS
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
-    /// Where to draw them (png, jpg)
-    #[arg(long, value_name = "FILE", default_value = "taught.png")]
-    out: PathBuf,
+    /// Where to draw them (png, jpg); without it taught.png, unless that is there
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn run(arguments: &ShowArguments, site: &mut Site) -> anyhow::Result<ExitCode> {
-    let taught = teach::load(&site.dir)?
+    let out = super::super::picture_file(arguments.out.as_deref(), "taught.png")?;
+    let mut taught = teach::load(&site.dir)?
         .with_context(|| format!("nothing was fitted in {}: `standoff teach fit`", site.dir.display()))?;
-    if taught.backbone != site.backbone {
+    if taught.backbone != site.backbone()? {
         bail!("it was fitted for another model or input size; `standoff teach fit` fits it again");
     }
+    // A picture is of no camera: all states are read on it, whichever camera they are for.
+    taught.states.iter_mut().for_each(|state| state.camera = None);
     let mut head = TaughtHead::new(taught);
     let mut parts = vec![];
     for image in &arguments.images {
@@ -54,7 +57,7 @@ pub fn run(arguments: &ShowArguments, site: &mut Site) -> anyhow::Result<ExitCod
         let marks = Annotation { things: draw::thing_marks(&scene), ..Annotation::default() };
         parts.push((draw::annotate(&rgb_from_frame(&features.frame), &marks), caption));
     }
-    draw::save(&draw::contact_sheet(&parts, &[]), &arguments.out)?;
-    println!("picture: {}", arguments.out.display());
+    draw::save(&draw::contact_sheet(&parts, &[]), &out)?;
+    println!("picture: {}", out.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -13,8 +13,9 @@ use super::view::View;
 use crate::backend::Backend;
 use crate::clock::Timestamp;
 use crate::geometry::{Camera, Lens, Pose};
+use crate::heads::taught::Standard;
 use crate::ingest::stills;
-use crate::types::{Batch, CameraId, Grid};
+use crate::types::{Batch, CameraId, Features, Grid};
 
 /// What the json of a frame says, as far as it is used.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,10 +54,14 @@ pub struct Object {
     pub cls: String,
     /// Bounding box that stands on the floor.
     pub box3d: Box3d,
-    /// Left, top, right and bottom of what is seen of it, pixels; none when nothing is.
-    pub bbox2d_visible: Option<[f64; 4]>,
     /// Pixels that are seen of it.
     pub visible_px: u32,
+    /// Left, top, right, bottom of these, pixels; none when nothing is seen.
+    #[serde(default)]
+    pub bbox2d_visible: Option<[f64; 4]>,
+    /// Whether a forklift carries something.
+    #[serde(default)]
+    pub loaded: Option<bool>,
 }
 
 /// A box that is turned about the vertical.
@@ -69,6 +74,19 @@ pub struct Box3d {
 }
 
 impl Truth {
+    /// Reads the json of a picture.
+    pub fn read(picture: &Path) -> anyhow::Result<Self> {
+        let json = picture.with_extension("json");
+        let text =
+            std::fs::read_to_string(&json).with_context(|| format!("cannot read {}", json.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not a frame", json.display()))
+    }
+
+    /// Width and height of the picture.
+    pub fn size_px(&self) -> [f64; 2] {
+        [self.intrinsics.width, self.intrinsics.height]
+    }
+
     /// The camera.
     pub fn camera(&self) -> Camera {
         let i = &self.intrinsics;
@@ -88,17 +106,36 @@ impl Truth {
     }
 }
 
-/// One frame's labels.
-#[derive(Debug, Clone)]
-pub struct Labels {
+/// Class of pixels that neither teach nor count.
+pub const IGNORED: u8 = 255;
+
+/// What each pixel of the model's input shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raster {
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
     /// Depth of each pixel, metres; 0 = none.
     pub depth_m: Vec<f32>,
-    /// Class of each pixel.
+    /// Class of each pixel, or [`IGNORED`].
     pub class: Vec<u8>,
+}
+
+impl Raster {
+    /// The pixels of a patch.
+    pub fn pixels_of(&self, grid: Grid, patch: usize) -> impl Iterator<Item = usize> + '_ {
+        let side = grid.patch_px;
+        let (x0, y0) = (patch % grid.cols * side, patch / grid.cols * side);
+        (0..side * side).map(move |i| (y0 + i / side) * self.width + x0 + i % side)
+    }
+}
+
+/// One frame's labels.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    /// Depth and classes.
+    pub raster: Raster,
     /// Object of each pixel, 0 = none.
     pub instance: Vec<u8>,
     /// The rest.
@@ -125,7 +162,8 @@ pub fn pictures(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(out)
 }
 
-fn beside(picture: &Path, suffix: &str) -> PathBuf {
+/// The file of a picture's labels: its name with `suffix` instead of the extension.
+pub fn beside(picture: &Path, suffix: &str) -> PathBuf {
     let stem = picture.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     picture.with_file_name(format!("{stem}{suffix}"))
 }
@@ -137,11 +175,7 @@ fn open(path: &Path) -> anyhow::Result<image::DynamicImage> {
 impl Labels {
     /// Reads the labels of one picture.
     pub fn read(picture: &Path) -> anyhow::Result<Self> {
-        let json = picture.with_extension("json");
-        let text =
-            std::fs::read_to_string(&json).with_context(|| format!("cannot read {}", json.display()))?;
-        let truth =
-            serde_json::from_str(&text).with_context(|| format!("{} is not a frame", json.display()))?;
+        let truth = Truth::read(picture)?;
         let depth = open(&beside(picture, "_depth.png"))?.to_luma16();
         let class = open(&beside(picture, "_seg.png"))?.to_luma8();
         let instance = open(&beside(picture, "_inst.png"))?.to_luma8();
@@ -151,35 +185,27 @@ impl Labels {
             "labels of {} differ in size",
             picture.display()
         );
-        Ok(Self {
+        let raster = Raster {
             width: size.0 as usize,
             height: size.1 as usize,
             depth_m: depth.into_raw().into_iter().map(|d| f32::from(d) / 1000.0).collect(),
             class: class.into_raw(),
-            instance: instance.into_raw(),
-            truth,
-        })
+        };
+        Ok(Self { raster, instance: instance.into_raw(), truth })
     }
 
     /// Checks that pixels and patches fit: the labels must be of the size of the backbone's input.
     pub fn check(&self, grid: Grid) -> anyhow::Result<()> {
         let want = (grid.cols * grid.patch_px, grid.rows * grid.patch_px);
         ensure!(
-            (self.width, self.height) == want,
+            (self.raster.width, self.raster.height) == want,
             "labels are {} x {}, the model's input is {} x {}",
-            self.width,
-            self.height,
+            self.raster.width,
+            self.raster.height,
             want.0,
             want.1
         );
         Ok(())
-    }
-
-    /// The pixels of a patch.
-    pub fn pixels_of(&self, grid: Grid, patch: usize) -> impl Iterator<Item = usize> + '_ {
-        let side = grid.patch_px;
-        let (x0, y0) = (patch % grid.cols * side, patch / grid.cols * side);
-        (0..side * side).map(move |i| (y0 + i / side) * self.width + x0 + i % side)
     }
 }
 
@@ -193,8 +219,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Of frames of `grid.len() * inputs` values each.
-    #[cfg(test)]
+    /// Of frames that were already seen, [`rows_of`] each.
     pub fn new(grid: Grid, inputs: usize, frames: Vec<Vec<f16>>) -> Self {
         Self { grid, inputs, frames }
     }
@@ -211,53 +236,30 @@ impl Tokens {
 
     /// Mean and standard deviation of every input over a part of all patches.
     pub fn standard(&self) -> Standard {
-        let n = self.inputs;
-        let (mut sum, mut square, mut count) = (vec![0.0f64; n], vec![0.0f64; n], 0.0);
-        for (f, frame) in self.frames.iter().enumerate() {
-            // Every seventh patch, another one in each frame.
-            for row in frame.chunks_exact(n).skip(f % 7).step_by(7) {
-                for ((s, q), x) in sum.iter_mut().zip(&mut square).zip(row) {
-                    let x = f64::from(x.to_f32());
-                    *s += x;
-                    *q += x * x;
-                }
-                count += 1.0;
-            }
-        }
-        let mean: Vec<f32> = sum.iter().map(|s| (s / count) as f32).collect();
-        let sigma = sum
-            .iter()
-            .zip(&square)
-            .map(|(s, q)| ((q / count - (s / count).powi(2)).max(0.0).sqrt() + 1e-6) as f32)
-            .collect();
-        Standard { mean, sigma }
-    }
-}
-
-/// Standardisation of the inputs.
-#[derive(Debug, Clone)]
-pub struct Standard {
-    /// Mean of each input.
-    pub mean: Vec<f32>,
-    /// Standard deviation of each input.
-    pub sigma: Vec<f32>,
-}
-
-impl Standard {
-    /// Appends a standardised row.
-    pub fn push(&self, row: &[f16], out: &mut Vec<f32>) {
-        out.extend(row.iter().zip(&self.mean).zip(&self.sigma).map(|((x, m), s)| (x.to_f32() - m) / s));
+        // Every seventh patch, another one in each frame.
+        let some = |(f, frame)| <[f16]>::chunks_exact(frame, self.inputs).skip(f % 7).step_by(7);
+        Standard::over(self.frames.iter().map(Vec::as_slice).enumerate().flat_map(some), self.inputs)
     }
 
     /// One whole frame, standardised.
-    pub fn frame(&self, tokens: &Tokens, frame: usize) -> Matrix {
-        let patches = tokens.grid.len();
-        let mut data = Vec::with_capacity(patches * tokens.inputs);
-        for patch in 0..patches {
-            self.push(tokens.row(frame, patch), &mut data);
-        }
-        Matrix { rows: patches, cols: tokens.inputs, data }
+    pub fn standardised(&self, frame: usize, standard: &Standard) -> Matrix {
+        let patches = self.grid.len();
+        let mut data = Vec::with_capacity(patches * self.inputs);
+        (0..patches).for_each(|patch| standard.push(self.row(frame, patch), &mut data));
+        Matrix { rows: patches, cols: self.inputs, data }
     }
+}
+
+/// The four tapped layers of a pass side by side, one row a patch.
+pub fn rows_of(features: &Features) -> Vec<f16> {
+    let mut rows = Vec::with_capacity(features.grid.len() * features.dim * features.layers.len());
+    for patch in 0..features.grid.len() {
+        for layer in &features.layers {
+            let row = &layer[patch * features.dim..(patch + 1) * features.dim];
+            rows.extend(row.iter().map(|v| f16::from_f32(*v)));
+        }
+    }
+    rows
 }
 
 /// Runs every view of the pictures through the backbone, as the daemon does. A cache file, when given, keeps the tokens
@@ -298,13 +300,7 @@ pub fn tokens(
         let Some(features) = features.first() else {
             bail!("the backend gave nothing for {}", path.display())
         };
-        let mut rows = Vec::with_capacity(per_frame);
-        for patch in 0..grid.len() {
-            for layer in &features.layers {
-                let row = &layer[patch * features.dim..(patch + 1) * features.dim];
-                rows.extend(row.iter().map(|v| f16::from_f32(*v)));
-            }
-        }
+        let rows = rows_of(features);
         ensure!(
             rows.len() == per_frame,
             "the backend gave {} values a frame instead of {per_frame}",
@@ -342,10 +338,12 @@ pub mod tests {
             ]
         }"#;
         Labels {
-            width,
-            height,
-            depth_m: vec![7.0; width * height],
-            class: vec![1; width * height],
+            raster: Raster {
+                width,
+                height,
+                depth_m: vec![7.0; width * height],
+                class: vec![1; width * height],
+            },
             instance: vec![0; width * height],
             truth: serde_json::from_str(text).unwrap(),
         }

@@ -27,7 +27,7 @@ pub fn decoder(
         cells(&out.data, tokens.grid, &mut logits);
         let classes: Vec<usize> = logits.chunks_exact(CLASSES).map(best).collect();
         let patches: Vec<usize> = out.data.chunks_exact(CHANNELS).map(likeliest).collect();
-        segments.add(&seen, tokens.grid, &patches, &classes);
+        segments.add(&seen.raster, tokens.grid, &patches, &classes);
         let depth: Vec<f32> = out.data.chunks_exact(CHANNELS).map(|o| o[DEPTH]).collect();
         depths.add(&depth, &target.depth.log_depth);
         for lesson in &target.lessons {

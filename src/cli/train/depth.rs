@@ -4,17 +4,18 @@
 
 use indicatif::ProgressBar;
 
-use super::dataset::{Labels, Standard};
+use super::dataset::Raster;
 use super::matrix::{Adam, As, Matrix, Random, multiply};
 use super::segment::{Example, finish};
 use crate::heads::file::HeadFile;
+use crate::heads::taught::Standard;
 use crate::model::graph::HeadTail;
 use crate::types::Grid;
 
 /// Number of bins.
 pub const BINS: usize = 256;
-/// Nearest and farthest bin, metres: the data's range.
-const RANGE_M: (f32, f32) = (1.5, 65.0);
+/// Nearest and farthest bin for the dock data, metres: their range.
+pub const RANGE_M: (f32, f32) = (1.5, 65.0);
 /// Width of the soft target, in the logarithm: 7 %.
 const TARGET_SIGMA: f32 = 0.07;
 /// Errors beyond this count linearly, in the logarithm.
@@ -33,7 +34,7 @@ pub struct Target {
 
 impl Target {
     /// From the labels; `counted` are the classes that weigh double.
-    pub fn of(labels: &Labels, grid: Grid, counted: &[u8]) -> Self {
+    pub fn of(labels: &Raster, grid: Grid, counted: &[u8]) -> Self {
         let (mut log_depth, mut weight) = (Vec::new(), Vec::new());
         for patch in 0..grid.len() {
             let (mut sum, mut known, mut double, mut all) = (0.0, 0.0, 0.0, 0.0);
@@ -52,23 +53,24 @@ impl Target {
     }
 }
 
-/// Values of the bins: logarithms of metres.
-pub fn bins() -> Vec<f32> {
-    let (near, far) = (RANGE_M.0.ln(), RANGE_M.1.ln());
+/// Values of the bins between the nearest and the farthest depth, metres: their logarithms.
+pub fn bins(range_m: (f32, f32)) -> Vec<f32> {
+    let (near, far) = (range_m.0.ln(), range_m.1.ln());
     (0..BINS).map(|i| near + (far - near) * i as f32 / (BINS - 1) as f32).collect()
 }
 
-/// Trains.
+/// Trains; the bins lie between the two depths of `range_m`.
 pub fn train(
     mut examples: Vec<Example<'_>>,
     targets: &[Target],
+    range_m: (f32, f32),
     standard: &Standard,
     epochs: usize,
     progress: &ProgressBar,
 ) -> anyhow::Result<HeadFile> {
     let Some(first) = examples.first() else { anyhow::bail!("there is nothing to train on") };
     let (grid, inputs) = (first.tokens.grid, first.tokens.inputs);
-    let bins = bins();
+    let bins = bins(range_m);
     let mut weight = Matrix::zeros(inputs, BINS);
     let mut bias = vec![0.0f32; BINS];
     let (mut adam_w, mut adam_b) = (Adam::new(inputs * BINS), Adam::new(BINS));

@@ -51,7 +51,7 @@ impl Target {
         let (seen, from) = view.labels(labels);
         let sight = Sight { view, labels, camera: labels.truth.camera(), seen, from, grid };
         let cells = cells(&sight.seen, grid);
-        let depth = super::depth::Target::of(&sight.seen, grid, counted);
+        let depth = super::depth::Target::of(&sight.seen.raster, grid, counted);
         Self { cells, depth, lessons: sight.lessons() }
     }
 }
@@ -64,7 +64,7 @@ fn cells(seen: &Labels, grid: Grid) -> Vec<u8> {
     for patch in 0..grid.len() {
         let (top, left) = (patch / grid.cols * grid.patch_px, patch % grid.cols * grid.patch_px);
         for y in &within {
-            out.extend(within.iter().map(|x| seen.class[(top + y) * seen.width + left + x]));
+            out.extend(within.iter().map(|x| seen.raster.class[(top + y) * seen.raster.width + left + x]));
         }
     }
     out
@@ -118,7 +118,7 @@ impl Sight<'_> {
 
     /// Share of a patch that an object covers, with its load.
     fn cover(&self, object: &Object, patch: usize) -> f32 {
-        let pixels = self.seen.pixels_of(self.grid, patch);
+        let pixels = self.seen.raster.pixels_of(self.grid, patch);
         let covered = pixels.filter(|i| self.seen.instance[*i] == object.inst).count();
         covered as f32 / self.grid.patch_px.pow(2) as f32
     }
@@ -129,13 +129,15 @@ impl Sight<'_> {
         let own = self.labels.truth.classes.iter().position(|c| *c == object.cls)?;
         let foot = self.camera.pose.position_m;
         let (mut sum, mut count, mut all) = ([0.0; 3], 0.0, 0.0f64);
-        for i in self.seen.pixels_of(self.grid, patch) {
+        for i in self.seen.raster.pixels_of(self.grid, patch) {
             all += 1.0;
-            let is_own = self.seen.instance[i] == object.inst && usize::from(self.seen.class[i]) == own;
-            if is_own && self.seen.depth_m[i] > 0.0 {
-                let [x, y] = [self.from[i] % self.labels.width, self.from[i] / self.labels.width];
+            let is_own =
+                self.seen.instance[i] == object.inst && usize::from(self.seen.raster.class[i]) == own;
+            if is_own && self.seen.raster.depth_m[i] > 0.0 {
+                let [x, y] =
+                    [self.from[i] % self.labels.raster.width, self.from[i] / self.labels.raster.width];
                 let ray = self.camera.ray_from_pixel([x as f64 + 0.5, y as f64 + 0.5]);
-                let z = f64::from(self.seen.depth_m[i]);
+                let z = f64::from(self.seen.raster.depth_m[i]);
                 for k in 0..3 {
                     sum[k] += foot[k] + z * ray[k];
                 }
@@ -209,7 +211,7 @@ mod tests {
         for y in 100..140 {
             for x in 200..260 {
                 labels.instance[y * 392 + x] = 1;
-                labels.class[y * 392 + x] = if y < 120 { 4 } else { 5 };
+                labels.raster.class[y * 392 + x] = if y < 120 { 4 } else { 5 };
             }
         }
         labels

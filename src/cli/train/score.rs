@@ -1,6 +1,6 @@
 //! What a head reaches on frames it was not trained on, by the project's own host code.
 
-use super::dataset::{Labels, Tokens};
+use super::dataset::{Labels, Raster, Tokens};
 use super::decoder::gather;
 use super::matrix::{As, Matrix, multiply};
 use super::network::gelu;
@@ -50,7 +50,7 @@ fn map(x: &Matrix, weight: &[f32], bias: &[f32]) -> Matrix {
     out
 }
 
-/// Index of the largest.
+/// The class whose logit is largest.
 pub fn best(l: &[f32]) -> usize {
     (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap_or(0)
 }
@@ -62,7 +62,7 @@ pub fn segment(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(Stri
     let up = Upsample::new(tokens.grid);
     let mut counts = Segments::new(n);
     let mut cells = Vec::new();
-    for (frame, labels) in labels.iter().enumerate() {
+    for (frame, labels) in labels.iter().map(|labels| &labels.raster).enumerate() {
         let logits = outputs(head, tokens, frame);
         let patches: Vec<usize> = logits.data.chunks_exact(n).map(best).collect();
         up.apply(&logits.data, n, &mut cells);
@@ -87,8 +87,9 @@ impl Segments {
     }
 
     /// A frame: the class of each patch and of each cell, row by row.
-    pub fn add(&mut self, labels: &Labels, grid: Grid, patches: &[usize], cells: &[usize]) {
+    pub fn add(&mut self, labels: &Raster, grid: Grid, patches: &[usize], cells: &[usize]) {
         for (got, truth) in patches.iter().zip(patch_classes(labels, grid, self.patch.len())) {
+            let Some(truth) = truth else { continue };
             self.right += usize::from(*got == truth);
             self.all += 1;
             count(&mut self.patch, *got, truth);
@@ -139,7 +140,7 @@ fn count(counts: &mut [(usize, usize)], got: usize, truth: usize) {
 pub fn depth(head: &HeadFile, tokens: &Tokens, labels: &[Labels]) -> Vec<(String, String)> {
     let mut depths = Depths::default();
     for (frame, labels) in labels.iter().enumerate() {
-        let truth = super::depth::Target::of(labels, tokens.grid, &[]);
+        let truth = super::depth::Target::of(&labels.raster, tokens.grid, &[]);
         depths.add(&outputs(head, tokens, frame).data, &truth.log_depth);
     }
     depths.lines()

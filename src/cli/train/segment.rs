@@ -3,9 +3,10 @@
 
 use indicatif::ProgressBar;
 
-use super::dataset::{Labels, Standard, Tokens};
+use super::dataset::{IGNORED, Raster, Tokens};
 use super::matrix::{Adam, As, Matrix, Random, multiply};
 use crate::heads::file::{HeadFile, fold};
+use crate::heads::taught::Standard;
 use crate::heads::upsample::{CELLS_PER_PATCH, Upsample};
 use crate::model::graph::{GraphHead, HeadTail};
 use crate::types::Grid;
@@ -14,8 +15,8 @@ const FRAMES_A_STEP: usize = 4;
 const RATE: f32 = 2e-3;
 
 /// Share of each class in each cell: `cells * classes`. Cells are 3.5 px wide: a pixel on a boundary counts for both
-/// in proportion to its area.
-pub fn cell_shares(labels: &Labels, grid: Grid, classes: usize) -> Vec<f32> {
+/// in proportion to its area. The shares of a cell that holds ignored pixels make less than 1.
+pub fn cell_shares(labels: &Raster, grid: Grid, classes: usize) -> Vec<f32> {
     let overlaps = |cells: usize, pixels: usize| -> Vec<Vec<(usize, f32)>> {
         let side = pixels as f32 / cells as f32;
         (0..cells)
@@ -46,13 +47,13 @@ pub fn cell_shares(labels: &Labels, grid: Grid, classes: usize) -> Vec<f32> {
     out
 }
 
-/// Most frequent class of each patch.
-pub fn patch_classes(labels: &Labels, grid: Grid, classes: usize) -> Vec<usize> {
+/// Most frequent class of each patch; none where all of it is ignored.
+pub fn patch_classes(labels: &Raster, grid: Grid, classes: usize) -> Vec<Option<usize>> {
     (0..grid.len())
         .map(|patch| {
-            let mut counts = vec![0u32; classes.max(256)];
+            let mut counts = vec![0u32; classes.max(usize::from(IGNORED) + 1)];
             labels.pixels_of(grid, patch).for_each(|i| counts[usize::from(labels.class[i])] += 1);
-            (0..classes).max_by_key(|c| (counts[*c], classes - c)).unwrap_or(0)
+            (0..classes).max_by_key(|c| (counts[*c], classes - c)).filter(|c| counts[*c] > 0)
         })
         .collect()
 }
@@ -81,12 +82,12 @@ pub struct Target {
     /// [`cell_shares`], half a byte a value would do; kept in bytes (255 = all).
     pub cells: Vec<u8>,
     /// [`patch_classes`].
-    pub patches: Vec<usize>,
+    pub patches: Vec<Option<usize>>,
 }
 
 impl Target {
     /// From the labels.
-    pub fn of(labels: &Labels, grid: Grid, classes: usize) -> Self {
+    pub fn of(labels: &Raster, grid: Grid, classes: usize) -> Self {
         let cells = cell_shares(labels, grid, classes).iter().map(|s| (s * 255.0).round() as u8).collect();
         Self { cells, patches: patch_classes(labels, grid, classes) }
     }
@@ -118,7 +119,7 @@ pub fn train(
             let mut gradient_w = Matrix::zeros(inputs, n);
             let mut gradient_b = vec![0.0f32; n];
             for example in step {
-                let x = standard.frame(example.tokens, example.frame);
+                let x = example.tokens.standardised(example.frame, standard);
                 let target = &targets[example.labels];
                 let mut logits = Matrix::zeros(grid.len(), n);
                 multiply(&x, As::Is, &weight, As::Is, 0.0, &mut logits);
@@ -136,7 +137,8 @@ pub fn train(
                         softmax(cell);
                         let from = if example.mirrored { width - 1 - col } else { col };
                         let truth = &target.cells[(row * width + from) * n..][..n];
-                        cell.iter_mut().zip(truth).for_each(|(p, t)| *p -= f32::from(*t) / 255.0);
+                        let known = truth.iter().map(|t| f32::from(*t)).sum::<f32>() / 255.0;
+                        cell.iter_mut().zip(truth).for_each(|(p, t)| *p = *p * known - f32::from(*t) / 255.0);
                         for (patch, w) in up.weights(row, col) {
                             let out = &mut g.data[patch * n..(patch + 1) * n];
                             out.iter_mut().zip(&*cell).for_each(|(o, d)| *o += share * w * d);
@@ -146,10 +148,11 @@ pub fn train(
                 // ... and half the mean over patches.
                 let share = 0.5 / grid.len() as f32 / step.len() as f32;
                 for (patch, l) in logits.data.chunks_exact_mut(n).enumerate() {
-                    softmax(l);
                     let (r, c) = (patch / grid.cols, patch % grid.cols);
                     let from = if example.mirrored { r * grid.cols + grid.cols - 1 - c } else { patch };
-                    l[target.patches[from]] -= 1.0;
+                    let Some(truth) = target.patches[from] else { continue };
+                    softmax(l);
+                    l[truth] -= 1.0;
                     g.data[patch * n..(patch + 1) * n].iter_mut().zip(&*l).for_each(|(o, d)| *o += share * d);
                 }
                 multiply(&x, As::Transposed, &g, As::Is, 1.0, &mut gradient_w);

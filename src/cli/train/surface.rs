@@ -3,12 +3,13 @@
 
 use indicatif::ProgressBar;
 
-use super::dataset::{Labels, Object, Standard};
+use super::dataset::{Labels, Object};
 use super::matrix::{As, Matrix, multiply, solve_spd};
 use super::segment::{Example, finish};
 use crate::geometry::Camera;
 use crate::geometry::sight::Ray;
 use crate::heads::file::HeadFile;
+use crate::heads::taught::Standard;
 use crate::model::graph::HeadTail;
 use crate::types::{Grid, PixelTransform};
 
@@ -41,7 +42,7 @@ pub struct Lesson {
 /// All lessons of a frame.
 pub fn lessons(labels: &Labels, grid: Grid) -> Vec<Lesson> {
     let camera = labels.truth.camera();
-    let transform = identity(labels.width, labels.height);
+    let transform = identity(labels.raster.width, labels.raster.height);
     let mut out = Vec::new();
     for object in labels.truth.objects.iter().filter(|o| o.visible_px >= LEAST_VISIBLE_PX) {
         let Some(class) = CLASSES.iter().position(|(name, _)| *name == object.cls) else { continue };
@@ -85,13 +86,14 @@ fn lesson(
 ) -> Option<([f32; OUTPUTS], f32)> {
     let foot = camera.pose.position_m;
     let (mut sum, mut count, mut all) = ([0.0; 3], 0.0, 0.0f32);
-    for i in labels.pixels_of(grid, patch) {
+    let raster = &labels.raster;
+    for i in raster.pixels_of(grid, patch) {
         all += 1.0;
         // The load has the forklift's instance and another class: it does not tell where the forklift is.
-        if labels.instance[i] == object.inst && labels.class[i] == class_value && labels.depth_m[i] > 0.0 {
-            let pixel = [(i % labels.width) as f64 + 0.5, (i / labels.width) as f64 + 0.5];
+        if labels.instance[i] == object.inst && raster.class[i] == class_value && raster.depth_m[i] > 0.0 {
+            let pixel = [(i % raster.width) as f64 + 0.5, (i / raster.width) as f64 + 0.5];
             let ray = camera.ray_from_pixel(pixel);
-            let z = f64::from(labels.depth_m[i]);
+            let z = f64::from(raster.depth_m[i]);
             for k in 0..3 {
                 sum[k] += foot[k] + z * ray[k];
             }

@@ -1,7 +1,7 @@
 //! What the backbone is shown of a frame: all of it or a crop about a thing, perhaps seen in a mirror. A crop is made as
 //! the daemon makes it: planes cut at even pixels, letterboxed by the ordinary preprocessing.
 
-use super::dataset::Labels;
+use super::dataset::{Labels, Raster};
 use super::matrix::Random;
 use crate::preprocess::letterbox;
 use crate::types::{Frame, Grid, Part, PixelTransform, Pixels};
@@ -38,12 +38,13 @@ impl View {
 
     /// All of a frame.
     pub fn whole(frame: usize, labels: &Labels, mirrored: bool, grid: Grid) -> Self {
-        Self::new(frame, [0, 0], [labels.width as u32, labels.height as u32], mirrored, grid)
+        let size = [labels.raster.width as u32, labels.raster.height as u32];
+        Self::new(frame, [0, 0], size, mirrored, grid)
     }
 
     /// Whether it is less than the frame.
     pub fn is_crop(&self, labels: &Labels) -> bool {
-        (self.transform.source_width as usize) < labels.width
+        (self.transform.source_width as usize) < labels.raster.width
     }
 
     /// A point of the backbone's input in the frame's picture.
@@ -73,14 +74,16 @@ impl View {
                 let input = [(i % width) as f64 + 0.5, (i / width) as f64 + 0.5];
                 let [x, y] = self.picture_from_input(input);
                 let at = |v: f64, side: usize| (v.max(0.0) as usize).min(side - 1);
-                at(y, labels.height) * labels.width + at(x, labels.width)
+                at(y, labels.raster.height) * labels.raster.width + at(x, labels.raster.width)
             })
             .collect();
         let seen = Labels {
-            width,
-            height,
-            depth_m: from.iter().map(|i| labels.depth_m[*i]).collect(),
-            class: from.iter().map(|i| labels.class[*i]).collect(),
+            raster: Raster {
+                width,
+                height,
+                depth_m: from.iter().map(|i| labels.raster.depth_m[*i]).collect(),
+                class: from.iter().map(|i| labels.raster.class[*i]).collect(),
+            },
             instance: from.iter().map(|i| labels.instance[*i]).collect(),
             truth: labels.truth.clone(),
         };
@@ -99,7 +102,7 @@ impl View {
 /// A crop about each thing of a frame: for training (`random`) of any fill and place, half of them mirrored; for scoring
 /// straight and in the middle.
 pub fn crops(frame: usize, labels: &Labels, grid: Grid, mut random: Option<&mut Random>) -> Vec<View> {
-    let (width, height) = (labels.width as f64, labels.height as f64);
+    let (width, height) = (labels.raster.width as f64, labels.raster.height as f64);
     let mut out = Vec::new();
     for object in labels.truth.objects.iter().filter(|o| o.visible_px >= LEAST_VISIBLE_PX) {
         let Some([left, top, right, bottom]) = object.bbox2d_visible else { continue };
@@ -112,7 +115,7 @@ pub fn crops(frame: usize, labels: &Labels, grid: Grid, mut random: Option<&mut 
         let zoom = zoom.clamp(ZOOM[0], ZOOM[1]);
         let size = [even(width / zoom), even(height / zoom)];
         let middle = [(left + right) / 2.0, (top + bottom) / 2.0];
-        let sides = [labels.width as u32, labels.height as u32];
+        let sides = [labels.raster.width as u32, labels.raster.height as u32];
         let origin = [0, 1].map(|k| {
             let side = f64::from(size[k]);
             let from = middle[k] + uniform(-JITTER, JITTER) * side - side / 2.0;
@@ -173,14 +176,14 @@ mod tests {
     #[test]
     fn labels_follow_the_view() {
         let mut labels = labels(392, 224);
-        labels.class[41 * 392 + 103] = 6;
+        labels.raster.class[41 * 392 + 103] = 6;
         let (seen, from) = View::new(0, [100, 40], [196, 112], false, GRID).labels(&labels);
         // Twice as large: the pixel 3 to the right and 1 below the corner is four pixels.
-        let found: Vec<usize> = (0..seen.class.len()).filter(|i| seen.class[*i] == 6).collect();
+        let found: Vec<usize> = (0..seen.raster.class.len()).filter(|i| seen.raster.class[*i] == 6).collect();
         assert_eq!(found, [2 * 392 + 6, 2 * 392 + 7, 3 * 392 + 6, 3 * 392 + 7]);
         assert!(found.iter().all(|i| from[*i] == 41 * 392 + 103));
         let (seen, _) = View::new(0, [100, 40], [196, 112], true, GRID).labels(&labels);
-        assert_eq!(seen.class[2 * 392 + 391 - 6], 6);
+        assert_eq!(seen.raster.class[2 * 392 + 391 - 6], 6);
     }
 
     #[test]

@@ -6,9 +6,9 @@
 
 use super::super::camera::{Camera, FloorPlane};
 use super::super::vector::{norm2, sub2};
+use super::best;
 use super::evidence::{Evidence, Item, Unknowns};
 use super::fit::{Fit, length_m, top_px};
-use super::{CalibrationError, best};
 
 /// A named item is wrong by chance this rarely, over all items together.
 const CHANCE: f64 = 0.001;
@@ -32,7 +32,17 @@ pub(super) fn chance(before: f64, after: f64, spare: usize) -> f64 {
     if spare == 0 || before <= 0.0 { 1.0 } else { (after / before).min(1.0).powf(spare as f64 / 2.0) }
 }
 
-/// The item that contradicts all others, as an error; `None` when there is none, or when it cannot be told which.
+/// An item that contradicts all others.
+pub(super) struct WrongItem {
+    /// Which.
+    pub item: Item,
+    /// How far it is off, pixels.
+    pub off_px: f64,
+    /// Where it should have been.
+    pub advice: String,
+}
+
+/// The item that contradicts all others; `None` when there is none, or when it cannot be told which.
 pub(super) fn wrong_item(
     evidence: &Evidence,
     fit: &Fit<'_>,
@@ -41,7 +51,7 @@ pub(super) fn wrong_item(
     cost: f64,
     residual_px: &[f64],
     click_px: f64,
-) -> Option<CalibrationError> {
+) -> Option<WrongItem> {
     let items = evidence.items();
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by(|&a, &b| residual_px[b].total_cmp(&residual_px[a]));
@@ -68,8 +78,11 @@ pub(super) fn wrong_item(
     let is_alone = trials.get(1).is_none_or(|second| second.0 > AS_WELL * left.max(floor));
     let rare = chance(cost, left.max(0.25 * floor), spare) * (items.len() as f64) < CHANCE;
     let (off_px, advice) = advice(evidence, item, &without)?;
-    (is_alone && rare && cost - left > GROSS * variance && off_px > OFF * click_px)
-        .then_some(CalibrationError::Wrong { item, off_px, advice })
+    (is_alone && rare && cost - left > GROSS * variance && off_px > OFF * click_px).then_some(WrongItem {
+        item,
+        off_px,
+        advice,
+    })
 }
 
 /// The rest solved again: from scratch, because one wrong item may have led the first solution away, and from it.

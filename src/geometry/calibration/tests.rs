@@ -65,11 +65,39 @@ fn a_wrong_point_is_named() {
     points.extend([[0.0, 7.0], [-1.0, 8.5], [1.5, 6.0], [0.3, 10.0]].map(|g| seen(&truth, g, 0.0)));
     points[5].pixel[0] += 80.0;
     let error = calibrate(&lens(), &points).unwrap_err();
-    let CalibrationError::Wrong { item: Item::Point(5), off_px, advice } = &error else { panic!("{error}") };
+    let CalibrationError::Wrong { item: Item::Point(5), off_px, advice, .. } = &error else {
+        panic!("{error}")
+    };
     assert!((off_px - 80.0).abs() < 1.0, "{off_px}");
     let was = points[5].pixel;
     assert!(advice.contains(&format!("should be at [{:.0}, {:.0}]", was[0] - 80.0, was[1])), "{advice}");
     assert!(error.to_string().starts_with("calibration: point 6 does not fit the others"), "{error}");
+}
+
+#[test]
+fn a_lens_that_is_not_as_given_is_doubted_and_not_refused() {
+    // Its picture is bent, which shows in the one point that lies in a corner.
+    let truth = camera_above_origin(Lens { k1: -0.15, ..lens() });
+    let mut points: Vec<_> = SQUARE.iter().map(|g| seen(&truth, *g, 0.0)).collect();
+    points.extend([[0.0, 7.0], [-1.0, 8.5], [1.5, 6.0], [0.3, 10.0]].map(|g| seen(&truth, g, 0.0)));
+    let corner = [0.03 * lens().width_px, 0.96 * lens().height_px];
+    let place = truth.ground_from_pixel(corner, &FloorPlane::ground()).unwrap();
+    points.push(seen(&truth, place, 0.0));
+    let error = calibrate(&lens(), &points).unwrap_err();
+    assert!(error.to_string().contains("or the lens is not as given: try `distortion: solve`"), "{error}");
+    let CalibrationError::Wrong { item: Item::Point(8), off_px, with: Some(all), .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(*off_px > 10.0 && all.rms_px < 0.02 * lens().width_px, "{off_px} {}", all.rms_px);
+    assert_eq!(all.residual_px.len(), 9);
+    // With the distortion found as well there is nothing to doubt.
+    let wanted = Unknowns { focal: false, distortion: true };
+    let evidence = Evidence { points: points.clone(), ..Evidence::default() };
+    assert!((solve(&lens(), &evidence, wanted).unwrap().camera.lens.k1 + 0.15).abs() < 0.02);
+    // What is off farther than a lens explains stays refused.
+    points[5].pixel[0] += 150.0;
+    let error = calibrate(&lens(), &points).unwrap_err();
+    assert!(!matches!(error, CalibrationError::Wrong { with: Some(_), .. }), "{error:?}");
 }
 
 #[test]

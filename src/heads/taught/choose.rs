@@ -2,7 +2,7 @@
 //! lies. Pure.
 
 use super::class::{Samples, unit};
-use super::knn::Knn;
+use super::knn::{Knn, NEIGHBOURS_MAX};
 use super::logistic::Logistic;
 use crate::model::matrix::Matrix;
 
@@ -76,7 +76,10 @@ pub fn linear(samples: &Samples) -> Logistic {
 }
 
 fn nearest(samples: &Samples) -> Knn {
-    Knn { bank: unit(samples.x.clone()), targets: samples.is_it.iter().map(|it| u8::from(*it)).collect() }
+    let all =
+        Knn { bank: samples.x.clone(), targets: samples.is_it.iter().map(|it| u8::from(*it)).collect() };
+    let thin = all.thinned(NEIGHBOURS_MAX);
+    Knn { bank: unit(thin.bank), ..thin }
 }
 
 /// The better method with its threshold.

@@ -49,11 +49,11 @@ pub struct Standard {
 
 impl Standard {
     /// Over rows of `inputs` values.
-    pub fn over<'a>(rows: impl Iterator<Item = &'a [half::f16]>, inputs: usize) -> Self {
+    pub fn over<'a, V: Copy + Into<f32> + 'a>(rows: impl Iterator<Item = &'a [V]>, inputs: usize) -> Self {
         let (mut sum, mut square, mut count) = (vec![0.0f64; inputs], vec![0.0f64; inputs], 0.0f64);
         for row in rows {
             for ((s, q), v) in sum.iter_mut().zip(&mut square).zip(row) {
-                let v = f64::from(v.to_f32());
+                let v = f64::from((*v).into());
                 *s += v;
                 *q += v * v;
             }
@@ -68,8 +68,8 @@ impl Standard {
     }
 
     /// Appends a standardised row.
-    pub fn push(&self, row: &[half::f16], out: &mut Vec<f32>) {
-        out.extend(row.iter().zip(&self.mean).zip(&self.sigma).map(|((v, m), s)| (v.to_f32() - m) / s));
+    pub fn push<V: Copy + Into<f32>>(&self, row: &[V], out: &mut Vec<f32>) {
+        out.extend(row.iter().zip(&self.mean).zip(&self.sigma).map(|((v, m), s)| ((*v).into() - m) / s));
     }
 
     /// All patches of a picture.

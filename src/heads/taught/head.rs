@@ -158,6 +158,10 @@ impl Head for TaughtHead {
         "taught"
     }
 
+    fn states(&self) -> &[TaughtState] {
+        &self.taught.states
+    }
+
     fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError> {
         let tokens = Tokens::of(features)?;
         if tokens.inputs != self.taught.standard.mean.len() {
@@ -167,9 +171,7 @@ impl Head for TaughtHead {
         if !self.taught.classes.is_empty() {
             self.things(&tokens, scene);
         }
-        let here = |state: &&TaughtState| {
-            state.camera.as_ref().is_none_or(|camera| *camera == features.frame.camera)
-        };
+        let here = |state: &&TaughtState| state.is_read_on(&features.frame.camera);
         for state in self.taught.states.iter().filter(here) {
             let pooled = tokens.pooled(state.zone.as_deref());
             if pooled.len() != state.bank.cols {

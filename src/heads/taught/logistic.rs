@@ -44,7 +44,7 @@ impl Logistic {
             }
             (sum + 0.5 * f64::from(RIDGE) * f64::from(dot(&p[..n], &p[..n]))) as f32
         };
-        let mut p = minimise(vec![0.0; n + 1], loss);
+        let mut p = minimise(vec![0.0; n + 1], STEPS_MAX, loss);
         let bias = p.pop().unwrap_or_default();
         Self { weight: p, bias }
     }
@@ -74,12 +74,13 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// L-BFGS with a backtracking line search. Ends when the gradient is small or no step makes it better.
-fn minimise(mut p: Vec<f32>, loss: impl Fn(&[f32], &mut [f32]) -> f32) -> Vec<f32> {
+/// L-BFGS with a backtracking line search, at most `steps` steps. `loss` returns the value and fills in the gradient. Ends
+/// when the gradient is small or no step makes it better.
+pub fn minimise(mut p: Vec<f32>, steps: usize, loss: impl Fn(&[f32], &mut [f32]) -> f32) -> Vec<f32> {
     let mut gradient = vec![0.0; p.len()];
     let mut value = loss(&p, &mut gradient);
     let mut history: VecDeque<(Vec<f32>, Vec<f32>, f32)> = VecDeque::new();
-    for _ in 0..STEPS_MAX {
+    for _ in 0..steps {
         if dot(&gradient, &gradient) < 1e-10 {
             break;
         }
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn a_known_minimum_is_found() {
         // (a - 3)^2 + 10 (b + 1)^2
-        let p = minimise(vec![0.0, 0.0], |p, g| {
+        let p = minimise(vec![0.0, 0.0], STEPS_MAX, |p, g| {
             g[0] = 2.0 * (p[0] - 3.0);
             g[1] = 20.0 * (p[1] + 1.0);
             (p[0] - 3.0).powi(2) + 10.0 * (p[1] + 1.0).powi(2)

@@ -4,9 +4,9 @@
 mod choose;
 pub mod class;
 mod head;
-mod knn;
+pub mod knn;
 pub mod label;
-mod logistic;
+pub mod logistic;
 pub mod model;
 pub mod state;
 pub mod tokens;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::super::HeadError;
 use super::choose::{Method, Validation};
 use super::class::{Standard, TaughtClass};
-use super::knn::Knn;
+use super::knn::{BANK_MAX, Knn};
 use super::logistic::Logistic;
 use super::state::{StateMethod, StateValidation, TaughtState};
 use crate::model::matrix::Matrix;
@@ -73,7 +73,7 @@ struct AboutState {
     camera: Option<CameraId>,
     zone: Option<Vec<[f64; 2]>>,
     targets: Vec<u8>,
-    far: f32,
+    far: Vec<f32>,
     validation: Option<(usize, f32, f32)>,
     linear: bool,
 }
@@ -85,6 +85,19 @@ fn put(tensors: &mut Tensors, name: String, shape: Vec<usize>, values: impl Iter
 }
 
 impl Taught {
+    /// Bounds what neighbours cost a frame, over all classes together.
+    pub fn bounded(mut self) -> Self {
+        let banks = self.classes.iter().filter(|class| matches!(class.method, Method::Knn(_))).count();
+        for class in &mut self.classes {
+            let line = Logistic { weight: vec![], bias: 0.0 };
+            class.method = match std::mem::replace(&mut class.method, Method::Linear(line)) {
+                Method::Knn(knn) => Method::Knn(knn.thinned(BANK_MAX / banks)),
+                linear => linear,
+            };
+        }
+        self
+    }
+
     /// The file's bytes.
     ///
     /// # Errors
@@ -132,7 +145,7 @@ impl Taught {
                 camera: state.camera.clone(),
                 zone: state.zone.clone(),
                 targets: state.targets.clone(),
-                far: state.far,
+                far: state.far.clone(),
                 validation: state.validation.map(|v| (v.folds, v.knn_right, v.linear_right)),
                 linear: matches!(state.method, StateMethod::Linear(_)),
             });
@@ -223,11 +236,21 @@ impl Taught {
             });
             classes.push(TaughtClass { name: class.name, method, threshold: class.threshold, validation });
         }
+        let neighbours = classes.iter().map(|class| match &class.method {
+            Method::Knn(knn) => knn.bank.rows,
+            Method::Linear(_) => 0,
+        });
+        if neighbours.sum::<usize>() > BANK_MAX {
+            return Err(bad(format!(
+                "it has more than {BANK_MAX} neighbours, which a frame has no time for"
+            )));
+        }
         let mut states = vec![];
         for (n, state) in about.states.into_iter().enumerate() {
             let bank = matrix(&format!("state.{n}.bank"), None)?;
             let Standard { mean, sigma } = standard_of(&format!("state.{n}.standard"), Some(bank.cols))?;
-            if !fits(&state.targets, bank.rows, state.values.len()) || !state.far.is_finite() {
+            let far = state.far.len() == state.values.len() && state.far.iter().all(|far| far.is_finite());
+            if !fits(&state.targets, bank.rows, state.values.len()) || !far {
                 return Err(bad(format!("the examples of '{}' do not fit their values", state.name)));
             }
             let method = if state.linear {
@@ -268,10 +291,23 @@ fn bad(problem: String) -> HeadError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn taught() -> Taught {
+    /// A class `car` over two inputs.
+    pub(crate) fn car_class() -> TaughtClass {
+        taught().classes.swap_remove(0)
+    }
+
+    /// The states `door` and `bay`, both closed or open, of one camera.
+    pub(crate) fn door(camera: &str) -> Taught {
+        let mut taught = taught();
+        let camera = Some(CameraId::new(camera).unwrap());
+        taught.states.iter_mut().for_each(|state| state.camera.clone_from(&camera));
+        taught
+    }
+
+    fn taught() -> Taught {
         let row = |data: &[f32], cols: usize| Matrix { rows: data.len() / cols, cols, data: data.to_vec() };
         let state = |name: &str, method| TaughtState {
             name: StateName::new(name).unwrap(),
@@ -282,7 +318,7 @@ mod tests {
             targets: vec![0, 1],
             mean: vec![0.5, 0.5],
             sigma: vec![0.5, 0.5],
-            far: 0.4,
+            far: vec![0.4, 0.2],
             method,
             validation: Some(StateValidation { folds: 2, knn_right: 0.5, linear_right: 1.0 }),
         };
@@ -314,6 +350,27 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_are_bounded_over_all_classes() {
+        let mut taught = taught();
+        let bank = Matrix { rows: 900, cols: 2, data: vec![1.0; 1800] };
+        let class = |name: &str| TaughtClass {
+            name: ClassName::new(name).unwrap(),
+            method: Method::Knn(Knn { bank: bank.clone(), targets: vec![1; 900] }),
+            threshold: 0.0,
+            validation: None,
+        };
+        taught.classes = vec![class("car"), taught.classes[0].clone(), class("cat")];
+        let refused = Taught::read(&taught.write().unwrap()).unwrap_err().to_string();
+        assert!(refused.contains("more than 1600 neighbours"), "{refused}");
+        let bounded = Taught::read(&taught.clone().bounded().write().unwrap()).unwrap();
+        let rows = |class: &TaughtClass| match &class.method {
+            Method::Knn(knn) => knn.bank.rows,
+            Method::Linear(_) => 0,
+        };
+        assert_eq!(bounded.classes.iter().map(rows).collect::<Vec<_>>(), [800, 0, 800]);
+    }
+
+    #[test]
     fn damage_is_refused() {
         let bytes = taught().write().unwrap();
         for length in (0..bytes.len()).step_by(7) {
@@ -327,6 +384,7 @@ mod tests {
         assert!(says(&|t| t.standard.mean[0] = f32::NAN).contains("not finite"));
         assert!(says(&|t| t.standard.sigma[0] = 0.0).contains("deviation"));
         assert!(says(&|t| t.states[1].targets[0] = 7).contains("do not fit"));
+        assert!(says(&|t| t.states[1].far.truncate(1)).contains("do not fit"));
         let head = super::super::super::HeadFile::read("x", &bytes).unwrap_err().to_string();
         assert!(head.contains("format"), "{head}");
     }

@@ -1,5 +1,7 @@
 //! A taught state: which of two or more values a picture, or a zone of it, shows. Pure.
 
+use std::collections::BTreeMap;
+
 use super::class::LessonError;
 use super::knn::Knn;
 use super::logistic::{Logistic, sigmoid};
@@ -10,11 +12,16 @@ use crate::types::{CameraId, StateName, StateReading, StateValue};
 /// A value is unknown below this probability.
 pub const LEAST_PROBABILITY: f32 = 0.6;
 /// A picture is unlike every example when it is farther from the nearest of its likeliest value than this many times
-/// the largest distance of an example to its nearest neighbour.
+/// what is usual between an example of that value and its nearest neighbour.
 const FAR: f32 = 1.5;
+/// What is usual is what all but this share of the examples keep, at least all but one of three or more: an odd one must
+/// not let everything pass.
+const ODD: f32 = 0.1;
+/// And at most so many times the median.
+const MEDIANS: f32 = 2.0;
 /// With two examples of a value their distance says little; pictures of one still camera differ by about this much.
 const LEAST_FAR: f32 = 0.15;
-/// Groups of examples that are left out in turn at most.
+/// Groups of pictures that are left out in turn at most.
 const FOLDS_MAX: usize = 10;
 
 /// What one example shows: pooled tokens and the value's place in the list.
@@ -24,6 +31,8 @@ pub struct Shown {
     pub pooled: Vec<f32>,
     /// Index of the value.
     pub value: u8,
+    /// The picture it is of: examples of one picture are left out together.
+    pub picture: usize,
 }
 
 /// How values are told apart.
@@ -38,7 +47,7 @@ pub enum StateMethod {
 /// How the method was chosen: share of left-out examples that were named right.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StateValidation {
-    /// Groups of examples that were left out in turn.
+    /// Groups of pictures that were left out in turn.
     pub folds: usize,
     /// Of nearest neighbours.
     pub knn_right: f32,
@@ -65,11 +74,11 @@ pub struct TaughtState {
     pub mean: Vec<f32>,
     /// Standard deviation of each input over the examples.
     pub sigma: Vec<f32>,
-    /// A picture farther from all examples is like none of them.
-    pub far: f32,
+    /// Of each value: a picture farther from all of its examples is like none of them.
+    pub far: Vec<f32>,
     /// How values are told apart.
     pub method: StateMethod,
-    /// How that was chosen; none when a value has one example only.
+    /// How that was chosen; none when a value is shown by one picture only.
     pub validation: Option<StateValidation>,
 }
 
@@ -88,34 +97,27 @@ impl TaughtState {
             let value = values.first().map(ToString::to_string).unwrap_or_default();
             return Err(LessonError::OneValue { state: name.to_string(), value });
         }
-        let fewest = (0..values.len())
-            .map(|value| examples.iter().filter(|shown| usize::from(shown.value) == value).count())
-            .min()
-            .unwrap_or(0);
         let mut state = Self::fit(name, values, zone, examples, true);
-        if fewest >= 2 {
-            let folds = examples.len().min(FOLDS_MAX);
-            let mut right = [0usize; 2];
-            for fold in 0..folds {
-                // The n-th example of each value goes to fold n, so that no fold holds a value alone.
-                let mut seen = vec![0usize; state.values.len()];
-                let (mut train, mut test) = (vec![], vec![]);
-                for shown in examples {
-                    let n = &mut seen[usize::from(shown.value)];
-                    if *n % folds == fold {
-                        test.push(shown)
-                    } else {
-                        train.push(shown.clone())
-                    }
-                    *n += 1;
-                }
-                let values = state.values.clone();
-                for (linear, right) in [false, true].into_iter().zip(&mut right) {
-                    let part = Self::fit(state.name.clone(), values.clone(), None, &train, linear);
-                    *right += test.iter().filter(|s| part.best(&s.pooled).0 == usize::from(s.value)).count();
-                }
+        let fold_of = folds(examples, state.values.len());
+        let folds = fold_of.values().max().map_or(0, |last| last + 1);
+        let mut right = [0usize; 2];
+        let mut tested = 0;
+        for fold in 0..folds {
+            let (test, train): (Vec<&Shown>, Vec<&Shown>) =
+                examples.iter().partition(|shown| fold_of.get(&shown.picture) == Some(&fold));
+            let train: Vec<Shown> = train.into_iter().cloned().collect();
+            let shows = |value: usize| train.iter().any(|shown| usize::from(shown.value) == value);
+            if !(0..state.values.len()).all(shows) {
+                continue;
             }
-            let [knn_right, linear_right] = right.map(|right| right as f32 / examples.len() as f32);
+            tested += test.len();
+            for (linear, right) in [false, true].into_iter().zip(&mut right) {
+                let part = Self::fit(state.name.clone(), state.values.clone(), None, &train, linear);
+                *right += test.iter().filter(|s| part.best(&s.pooled).0 == usize::from(s.value)).count();
+            }
+        }
+        if tested > 0 {
+            let [knn_right, linear_right] = right.map(|right| right as f32 / tested as f32);
             if knn_right > linear_right {
                 state.method = StateMethod::Knn;
             }
@@ -146,14 +148,7 @@ impl TaughtState {
             data: examples.iter().flat_map(|e| e.pooled.iter().copied()).collect(),
         };
         let targets: Vec<u8> = examples.iter().map(|e| e.value).collect();
-        let far = (0..examples.len())
-            .filter_map(|i| {
-                let others =
-                    examples.iter().enumerate().filter(|(j, e)| *j != i && e.value == examples[i].value);
-                let nearest = others.map(|(_, e)| distance(&e.pooled, &examples[i].pooled));
-                nearest.min_by(f32::total_cmp)
-            })
-            .fold(0.0f32, f32::max);
+        let far = (0..values.len()).map(|value| far(examples, value)).collect();
         let mut state = Self {
             name,
             values,
@@ -163,7 +158,7 @@ impl TaughtState {
             targets,
             mean,
             sigma,
-            far: (far * FAR).max(LEAST_FAR),
+            far,
             method: StateMethod::Knn,
             validation: None,
         };
@@ -211,6 +206,11 @@ impl TaughtState {
         shares.into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0))
     }
 
+    /// Whether it is read on this camera.
+    pub fn is_read_on(&self, camera: &CameraId) -> bool {
+        self.camera.as_ref().is_none_or(|own| own == camera)
+    }
+
     /// What a picture shows.
     pub fn read(&self, pooled: &[f32]) -> StateReading {
         let (value, probability) = self.best(pooled);
@@ -218,13 +218,56 @@ impl TaughtState {
             .filter(|row| usize::from(self.targets[*row]) == value)
             .map(|row| distance(self.bank.row(row), pooled))
             .fold(f32::INFINITY, f32::min);
-        let known = nearest <= self.far && probability >= LEAST_PROBABILITY;
+        let known =
+            self.far.get(value).is_some_and(|far| nearest <= *far) && probability >= LEAST_PROBABILITY;
         StateReading {
             state: self.name.clone(),
             value: self.values.get(value).filter(|_| known).cloned(),
             probability,
         }
     }
+}
+
+/// In which group each picture is left out: the pictures of each value are dealt out in turn. None when a value is
+/// shown by one picture only.
+fn folds(examples: &[Shown], values: usize) -> BTreeMap<usize, usize> {
+    let mut value_of: BTreeMap<usize, usize> = BTreeMap::new();
+    for shown in examples {
+        value_of.entry(shown.picture).or_insert(usize::from(shown.value));
+    }
+    let pictures_of = |value: usize| {
+        let mut pictures: Vec<usize> =
+            examples.iter().filter(|s| usize::from(s.value) == value).map(|s| s.picture).collect();
+        pictures.sort_unstable();
+        pictures.dedup();
+        pictures.len()
+    };
+    if (0..values).any(|value| pictures_of(value) < 2) {
+        return BTreeMap::new();
+    }
+    let folds = value_of.len().min(FOLDS_MAX);
+    let mut dealt = vec![0; values];
+    for place in value_of.values_mut() {
+        let Some(n) = dealt.get_mut(*place) else { continue };
+        *place = *n % folds;
+        *n += 1;
+    }
+    value_of
+}
+
+/// Beyond which distance from its examples a picture does not show the value.
+fn far(examples: &[Shown], value: usize) -> f32 {
+    let own: Vec<&Shown> = examples.iter().filter(|shown| usize::from(shown.value) == value).collect();
+    let nearest = |i: usize| {
+        let others = own.iter().enumerate().filter(|(j, _)| *j != i);
+        others.map(|(_, e)| distance(&e.pooled, &own[i].pooled)).min_by(f32::total_cmp)
+    };
+    let mut nearest: Vec<f32> = (0..own.len()).filter_map(nearest).collect();
+    nearest.sort_by(f32::total_cmp);
+    let odd = ((nearest.len() as f32 * ODD) as usize).max(usize::from(nearest.len() > 2));
+    let usual = nearest.iter().rev().nth(odd).copied().unwrap_or(0.0);
+    let median = nearest.get(nearest.len() / 2).copied().unwrap_or(0.0);
+    (FAR * usual.min(MEDIANS * median)).max(LEAST_FAR)
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
@@ -236,8 +279,11 @@ mod tests {
     use super::*;
 
     fn door(examples: &[([f32; 3], u8)]) -> Result<TaughtState, LessonError> {
-        let shown: Vec<Shown> =
-            examples.iter().map(|(pooled, value)| Shown { pooled: pooled.to_vec(), value: *value }).collect();
+        let shown: Vec<Shown> = examples
+            .iter()
+            .enumerate()
+            .map(|(picture, (pooled, value))| Shown { pooled: pooled.to_vec(), value: *value, picture })
+            .collect();
         let count = 1 + usize::from(shown.iter().map(|s| s.value).max().unwrap());
         let values =
             ["closed", "open", "torn"][..count].iter().map(|v| StateValue::new(v).unwrap()).collect();
@@ -267,16 +313,51 @@ mod tests {
 
     #[test]
     fn neighbours_are_chosen_where_a_line_fails() {
-        // One value in the middle of the other.
-        let ring = |i: usize| {
-            let angle = i as f32 / 12.0 * std::f32::consts::TAU;
-            ([angle.cos(), angle.sin(), 0.3 * (i % 2) as f32], u8::from(i % 6 < 3))
+        // Two opposite pairs of directions, five examples each: no line divides them, and each is near to its own.
+        let cross = |i: usize| {
+            let angle = (i % 4) as f32 * std::f32::consts::FRAC_PI_2 + 0.02 * (i / 4) as f32;
+            ([angle.cos(), angle.sin(), 0.1], u8::from(i % 2 == 1))
         };
-        let examples: Vec<_> = (0..12).map(ring).collect();
+        let examples: Vec<_> = (0..20).map(cross).collect();
         let state = door(&examples).unwrap();
         let validation = state.validation.unwrap();
-        assert_eq!(validation.knn_right > validation.linear_right, state.method == StateMethod::Knn);
-        assert!(validation.folds == 10);
+        assert_eq!((state.method, validation.folds, validation.knn_right), (StateMethod::Knn, 10, 1.0));
+        assert!(validation.linear_right < 0.7, "{validation:?}");
+    }
+
+    #[test]
+    fn one_odd_example_does_not_let_everything_pass() {
+        let mut examples = DOOR.to_vec();
+        let strange = [0.3, -0.4, 2.0];
+        examples.extend([([0.95, 0.0, 0.0], 0), ([0.9, -0.3, 1.2], 0)]);
+        let state = door(&examples).unwrap();
+        assert_eq!(state.far.len(), 2);
+        assert!(state.far.iter().all(|far| *far < 0.4), "{:?}", state.far);
+        assert_eq!(state.read(&strange).value, None);
+        assert_eq!(state.read(&[0.95, 0.05, 0.05]).value.unwrap().as_str(), "closed");
+    }
+
+    #[test]
+    fn examples_of_one_picture_are_left_out_together() {
+        // Twice the same picture of each: with its twin to learn from, every one would be named right.
+        let mut shown: Vec<Shown> = vec![];
+        for (picture, angle) in [0.0f32, 2.1, 4.2, 1.0, 3.1, 5.2].into_iter().enumerate() {
+            let one = Shown { pooled: vec![angle.cos(), angle.sin()], value: (picture / 3) as u8, picture };
+            shown.extend([one.clone(), one]);
+        }
+        let learn = |shown: &[Shown]| {
+            let values = ["closed", "open"].map(|v| StateValue::new(v).unwrap()).to_vec();
+            let state = TaughtState::learn(StateName::new("door").unwrap(), values, None, shown).unwrap();
+            state.validation.unwrap()
+        };
+        assert_eq!(learn(&shown).folds, 3, "three pictures of each value");
+        assert_eq!(
+            learn(&shown).knn_right,
+            0.0,
+            "the nearest of another picture is always of the other value"
+        );
+        shown.iter_mut().enumerate().for_each(|(i, shown)| shown.picture = i);
+        assert_eq!(learn(&shown).knn_right, 1.0, "as if they were of different pictures");
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl Tokens {
 /// How much the CLS token counts beside the tokens of a zone.
 const ZONE_CLS_SHARE: f32 = 0.3;
 
-fn normalise(token: &[f32], out: &mut [f16]) {
+/// A token without its mean and scale, as a layer norm without its own weights leaves it.
+pub fn normalise(token: &[f32], out: &mut [f16]) {
     let n = token.len().max(1) as f32;
     let mean = token.iter().sum::<f32>() / n;
     let variance = token.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n;

@@ -22,6 +22,14 @@ const BLIND: f32 = 1.6 / 219.0;
 const FOUND: f32 = 0.7;
 /// A landmark counts as in its place when it correlates there nearly as well as anywhere.
 const NEARLY: f32 = 0.03;
+/// Share of the picture's height, above and below, in which cameras write the time and their name: that stays in its
+/// place wherever the camera looks. Two lines of 5 % each, and what they stand off the border.
+const RIM: f32 = 0.13;
+/// A window that looks like itself from so many points of the halved thumb on, such as one on a long edge, is in its
+/// place after many a turn.
+const OWN: usize = 3;
+/// Correlation from which it looks like itself.
+const ALIKE: f32 = 0.9;
 
 /// One landmark: where its window lies, and what it looks like.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +38,8 @@ struct Landmark {
     y: usize,
     fine: Template,
     coarse: Template,
+    /// Whether being in its place says that the camera was not moved.
+    sure: bool,
 }
 
 /// A window with its mean taken away and its energy 1.
@@ -51,6 +61,8 @@ pub(super) struct Found {
     pub at: [f32; 2],
     /// How far it moved, points of the thumb.
     pub by: [f32; 2],
+    /// Whether it would not look so by chance, or wherever the camera looks.
+    pub sure: bool,
 }
 
 /// What a look for all landmarks gave.
@@ -58,6 +70,8 @@ pub(super) struct Found {
 pub(super) struct Search {
     /// Landmarks where the picture shows anything at all.
     pub visible: usize,
+    /// The places of those of them that are sure, points of the thumb from the picture's middle.
+    pub sure: Vec<[f32; 2]>,
     /// Those that were found.
     pub found: Vec<Found>,
 }
@@ -87,7 +101,8 @@ impl Landmarks {
             let windows = (template(scene, x, y, SIDE), template(&half, x / 2, y / 2, SIDE / 2));
             if let (Some(fine), Some(coarse)) = windows {
                 *taken += 1;
-                list.push(Landmark { x, y, fine, coarse });
+                let sure = !is_in_rim(y, scene.rows) && is_alone(&coarse, &half, x / 2, y / 2);
+                list.push(Landmark { x, y, fine, coarse, sure });
             }
         }
         Self { cols: scene.cols, rows: scene.rows, list }
@@ -109,6 +124,11 @@ impl Landmarks {
         self.list.len()
     }
 
+    /// How many are sure.
+    pub fn sure(&self) -> usize {
+        self.list.iter().filter(|landmark| landmark.sure).count()
+    }
+
     /// Looks for all of them in a picture of the same size.
     pub fn search(&self, picture: &Thumb) -> Search {
         let half = picture.half();
@@ -117,11 +137,12 @@ impl Landmarks {
             if spread(picture, landmark.x, landmark.y) < BLIND {
                 continue;
             }
+            let middle = |start: usize, size: usize| (start + SIDE / 2) as f32 - size as f32 / 2.0;
+            let at = [middle(landmark.x, self.cols), middle(landmark.y, self.rows)];
             search.visible += 1;
+            search.sure.extend(landmark.sure.then_some(at));
             if let Some(by) = landmark.find(picture, &half) {
-                let middle = |start: usize, size: usize| (start + SIDE / 2) as f32 - size as f32 / 2.0;
-                let at = [middle(landmark.x, self.cols), middle(landmark.y, self.rows)];
-                search.found.push(Found { at, by });
+                search.found.push(Found { at, by, sure: landmark.sure });
             }
         }
         search
@@ -202,6 +223,22 @@ impl Template {
         let energy = squares - sum * sum / count as f32;
         if energy > count as f32 * BLIND * BLIND { product / energy.sqrt() } else { 0.0 }
     }
+}
+
+/// Whether a window reaches into where cameras write.
+fn is_in_rim(y: usize, rows: usize) -> bool {
+    let rim = RIM * rows as f32;
+    (y as f32) < rim || (y + SIDE) as f32 > rows as f32 - rim
+}
+
+/// Whether a window looks like none of its surroundings.
+fn is_alone(window: &Template, half: &Thumb, x: usize, y: usize) -> bool {
+    let far = |dx: isize, dy: isize| dx.unsigned_abs().max(dy.unsigned_abs()) >= OWN;
+    let around = (-REACH..=REACH).flat_map(|dy| (-REACH..=REACH).map(move |dx| (dx, dy)));
+    around.filter(|(dx, dy)| far(*dx, *dy)).all(|(dx, dy)| {
+        let at = moved(x, dx).zip(moved(y, dy));
+        at.is_none_or(|(x, y)| window.correlation(half, x, y) < ALIKE)
+    })
 }
 
 fn moved(from: usize, by: isize) -> Option<usize> {

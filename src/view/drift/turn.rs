@@ -47,9 +47,9 @@ pub(super) fn agrees(one: &Found, turn: &Turn, focal: f32) -> bool {
     length([want[0] - is[0], want[1] - is[1]]) * focal <= TOLERANCE
 }
 
-/// The turn that most landmarks agree with (RANSAC, Fischler & Bolles, 1981: pairs of them, always the same ones, so
-/// that the same picture gives the same answer), then fitted to all of these.
-pub(super) fn best(found: &[Found], focal: f32) -> Option<Turn> {
+/// The turn of those meant that most landmarks agree with (RANSAC, Fischler & Bolles, 1981: pairs of them, always the
+/// same ones, so that the same picture gives the same answer), then fitted to all of these.
+pub(super) fn best(found: &[Found], focal: f32, is_meant: impl Fn(&Turn) -> bool) -> Option<Turn> {
     let mut best: Option<(Turn, usize)> = None;
     let mut state = 0x2545_f491_u32;
     let mut draw = |below: usize| {
@@ -63,7 +63,7 @@ pub(super) fn best(found: &[Found], focal: f32) -> Option<Turn> {
         if apart < 20.0 {
             continue;
         }
-        let Some(turn) = fitted(&[*a, *b], focal) else { continue };
+        let Some(turn) = fitted(&[*a, *b], focal).filter(&is_meant) else { continue };
         let count = agreeing(found, &turn, focal);
         if best.is_none_or(|(_, most)| count > most) {
             best = Some((turn, count));
@@ -72,7 +72,7 @@ pub(super) fn best(found: &[Found], focal: f32) -> Option<Turn> {
     let (mut turn, mut count) = best?;
     for _ in 0..3 {
         let inliers: Vec<Found> = found.iter().filter(|one| agrees(one, &turn, focal)).copied().collect();
-        let Some(next) = fitted(&inliers, focal) else { break };
+        let Some(next) = fitted(&inliers, focal).filter(&is_meant) else { break };
         let next_count = agreeing(found, &next, focal);
         if next_count < count {
             break;
@@ -129,14 +129,17 @@ mod tests {
                 let by = truth.displaces(scaled(at, focal)).map(|d| d * focal);
                 // Every third one is something that goes its own way.
                 let stray = (col + 7 * row).rem_euclid(3) == 0;
-                found.push(Found { at, by: if stray { [f32::from(row) * 3.0, f32::from(col)] } else { by } });
+                let by = if stray { [f32::from(row) * 3.0, f32::from(col)] } else { by };
+                found.push(Found { at, by, sure: true });
             }
         }
-        let got = best(&found, focal).unwrap();
+        let got = best(&found, focal, |_| true).unwrap();
         for (is, want) in got.parts.iter().zip(truth.parts) {
             assert!((is - want).abs() < 0.003, "{got:?}");
         }
         assert!(agreeing(&found, &got, focal) >= 60 && agreeing(&found, &Turn::default(), focal) < 15);
-        assert!(best(&found[..1], focal).is_none() && best(&[], focal).is_none());
+        assert!(best(&found[..1], focal, |_| true).is_none() && best(&[], focal, |_| true).is_none());
+        let small = best(&found, focal, |turn| turn.parts[0].abs() < 0.01);
+        assert!(small.is_none_or(|small| agreeing(&found, &small, focal) < 20), "{small:?}");
     }
 }
