@@ -11,7 +11,7 @@ use serde_json::Value;
 use standoff::backend::{self, BackendSettings};
 use standoff::clock::Timestamp;
 use standoff::geometry::{Calibration, Camera, Edge, Lens, Pair, PairEnd, Pose, Site, measure};
-use standoff::heads;
+use standoff::heads::{self, decoder};
 use standoff::ingest::stills;
 use standoff::types::{Batch, CameraId, ClassName, EdgeId, Features, PairId, Reading, Scene};
 
@@ -92,7 +92,7 @@ impl Scores {
     fn patches(&mut self, features: &Features, picture: &Path, classes: &[String]) {
         let seg = image::open(beside(picture, "_seg.png")).unwrap().to_luma8();
         let depth = image::open(beside(picture, "_depth.png")).unwrap().to_luma16();
-        let logits = &features.dense["segment"];
+        let logits = &features.dense[decoder::NAME];
         let (mut abs_rel, mut close, mut known) = (0.0, 0.0, 0.0);
         for patch in 0..features.grid.len() {
             let (col, row) = ((patch % features.grid.cols) as u32, (patch / features.grid.cols) as u32);
@@ -108,8 +108,8 @@ impl Scores {
                 }
             }
             let truth = (0..classes.len()).rev().max_by_key(|c| counts[*c]).unwrap();
-            let l = &logits.values[patch * logits.channels..(patch + 1) * logits.channels];
-            let got = (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap();
+            let said = &logits.values[patch * logits.channels..(patch + 1) * logits.channels];
+            let got = decoder::likeliest_class(said);
             self.patches += 1;
             self.right += usize::from(got == truth);
             for (iou, name) in self.iou.iter_mut().zip(CLASSES) {

@@ -6,7 +6,7 @@
 //! | Entry | What |
 //! | --- | --- |
 //! | `<n>.cls` | F32, `[dim]`, of the nth recorded picture, counted from 0 |
-//! | `<n>.dense.<head>` | F32, `[patches, channels]`, output of a head that is part of the graph |
+//! | `<n>.dense.<head>` | F16, `[patches, channels]`, output of a head that is part of the graph |
 //! | `<n>.transform` | F64, `[8]`, the fields of `PixelTransform` in their order |
 //! | metadata `format`, `rows`, `cols`, `patch_px`, `count` | `standoff-recorded-1`, the grid, how many pictures |
 //!
@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
+use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::{Backend, BackendError, BackendSpec};
@@ -105,7 +106,7 @@ impl Recorded {
             parts.push((format!("{at}.transform"), Dtype::F64, vec![8], transform));
             for (head, Dense { channels, values }) in &features.dense {
                 let shape = vec![grid.len(), *channels];
-                parts.push((format!("{at}.dense.{head}"), Dtype::F32, shape, floats(values)));
+                parts.push((format!("{at}.dense.{head}"), Dtype::F16, shape, halves(values)));
             }
         }
         let views = parts
@@ -152,10 +153,8 @@ fn entry(tensors: &SafeTensors<'_>, at: usize, grid: Grid, heads: &[String]) -> 
         let view = tensors.tensor(&name).map_err(|_| format!("tensor '{name}' is missing"))?;
         if view.dtype() == dtype { Ok(view) } else { Err(format!("'{name}' is {:?}", view.dtype())) }
     };
-    let values = |view: &TensorView<'_>| -> Vec<f32> {
-        view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-    };
-    let cls = values(&tensor("cls", Dtype::F32)?);
+    let cls =
+        tensor("cls", Dtype::F32)?.data().as_chunks().0.iter().copied().map(f32::from_le_bytes).collect();
     let numbers: Vec<f64> = tensor("transform", Dtype::F64)?
         .data()
         .as_chunks()
@@ -166,20 +165,26 @@ fn entry(tensors: &SafeTensors<'_>, at: usize, grid: Grid, heads: &[String]) -> 
     let transform = transform_of(&numbers).ok_or(format!("'{at}.transform' is not eight numbers above 0"))?;
     let mut dense = BTreeMap::new();
     for head in heads {
-        let view = tensor(&format!("dense.{head}"), Dtype::F32)?;
+        let view = tensor(&format!("dense.{head}"), Dtype::F16)?;
         let [patches, channels] = *view.shape() else {
             return Err(format!("'{at}.dense.{head}' has shape {:?}", view.shape()));
         };
         if patches != grid.len() {
             return Err(format!("'{at}.dense.{head}' has {patches} patches, the grid {}", grid.len()));
         }
-        dense.insert(head.clone(), Dense { channels, values: values(&view) });
+        let value = |bytes: &[u8; 2]| f16::from_le_bytes(*bytes).to_f32();
+        let values = view.data().as_chunks().0.iter().map(value).collect();
+        dense.insert(head.clone(), Dense { channels, values });
     }
     Ok(Entry { transform, cls, dense })
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn halves(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
 }
 
 fn numbers_of(transform: &PixelTransform) -> [f64; 8] {

@@ -240,7 +240,8 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         backend: backend?,
         precision: precision?,
         batch_wait: batch_wait?,
-        closer_looks: usize::try_from(closer_looks?).ok()?,
+        // What was recorded knows the whole picture only.
+        closer_looks: if recorded.is_some() { 0 } else { usize::try_from(closer_looks?).ok()? },
         recorded,
         taught,
     })

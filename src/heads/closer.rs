@@ -190,7 +190,7 @@ mod tests {
         scene.things = vec![thing(t, [40, 30, 20, 12])];
         let parts = parts(&scene, 4);
         // 0.6 * 224 / 42 = 3.2, held at 3: a third of 1568 x 896 about (700, 504).
-        assert_eq!(parts, [Part { left: 438, top: 354, width: 522, height: 298 }]);
+        assert_eq!(parts, [Part { left: 440, top: 356, width: 522, height: 298 }]);
         scene.things = vec![thing(t, [10, 10, 70, 40])];
         assert!(super::parts(&scene, 4).is_empty());
         // At the picture's corner the part stays inside.

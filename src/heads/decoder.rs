@@ -84,6 +84,17 @@ pub fn cells(values: &[f32], grid: Grid, out: &mut Vec<f32>) {
     }
 }
 
+/// The class whose probability is largest in the mean over the cells of a patch, which has [`CHANNELS`] outputs.
+pub fn likeliest_class(patch: &[f32]) -> usize {
+    let mut sums = [0.0f32; CLASSES];
+    for cell in patch.chunks_exact(CLASSES).take(CELLS) {
+        let top = cell.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = cell.iter().map(|l| (l - top).exp()).sum();
+        sums.iter_mut().zip(cell).for_each(|(s, l)| *s += (l - top).exp() / total);
+    }
+    (0..CLASSES).max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,12 +97,13 @@ fn sixteen_bits_on_a_device_pass() {
         dim: weights.dim,
         layers: TAPS.iter().map(|tap| values(tap, at)).collect(),
         cls: values(CLS, at),
-        dense: (["segment", "depth", "surface"].iter())
+        dense: (["decoder", "depth"].iter())
             .map(|head| {
                 let values = values(head, at);
                 (String::from(*head), Dense { channels: values.len() / grid.len(), values })
             })
             .collect::<BTreeMap<_, _>>(),
+        closer: vec![],
         times: StageTimes::default(),
     };
     let answers = frames.iter().enumerate().map(answer).collect();
@@ -145,8 +146,8 @@ fn corrupted_backends_are_rejected_by_name() {
         ),
         (
             "half as much of a head",
-            |a| a[0].dense.get_mut("segment").unwrap().values.iter_mut().for_each(|v| *v *= 0.5),
-            "output 'segment' (frame 0, position 0 of a batch of 1): relative difference 0.5000",
+            |a| a[0].dense.get_mut("decoder").unwrap().values.iter_mut().for_each(|v| *v *= 0.5),
+            "output 'decoder' (frame 0, position 0 of a batch of 1): relative difference 0.5000",
         ),
         (
             "depth nearer by 4 %",
@@ -154,9 +155,9 @@ fn corrupted_backends_are_rejected_by_name() {
             "output 'depth' (frame 0, position 0 of a batch of 1): error",
         ),
         (
-            "an offset in one class",
-            |a| a[0].dense.get_mut("segment").unwrap().values.iter_mut().step_by(9).for_each(|v| *v += 0.2),
-            "output 'segment' (frame 0, position 0 of a batch of 1): ",
+            "an offset in one class of one cell",
+            |a| a[0].dense.get_mut("decoder").unwrap().values.iter_mut().step_by(173).for_each(|v| *v += 0.2),
+            "output 'decoder' (frame 0, position 0 of a batch of 1): ",
         ),
         (
             "one patch of depth",
@@ -180,15 +181,17 @@ fn corrupted_backends_are_rejected_by_name() {
         ),
         (
             "channels of a head swapped",
-            |a| a[0].dense.get_mut("surface").unwrap().values.chunks_exact_mut(10).for_each(|v| v.swap(0, 5)),
-            "output 'surface' (frame 0, position 0 of a batch of 1): ",
+            |a| {
+                a[0].dense.get_mut("decoder").unwrap().values.chunks_exact_mut(173).for_each(|v| v.swap(0, 5))
+            },
+            "output 'decoder' (frame 0, position 0 of a batch of 1): ",
         ),
         (
             "a head missing",
             |a| {
-                a[0].dense.remove("surface");
+                a[0].dense.remove("decoder");
             },
-            "output 'surface' (frame 0, position 0 of a batch of 1): it is missing",
+            "output 'decoder' (frame 0, position 0 of a batch of 1): it is missing",
         ),
         (
             "entries 5 and 9 swapped",
@@ -198,7 +201,7 @@ fn corrupted_backends_are_rejected_by_name() {
                     std::mem::swap(&mut l[5].dense, &mut r[0].dense);
                 }
             },
-            "output 'segment' (frame 1, position 5 of a batch of 16): cosine",
+            "output 'decoder' (frame 1, position 5 of a batch of 16): cosine",
         ),
         (
             "the last of eight is the first",

@@ -16,15 +16,15 @@ const LEAST_TOKEN_COSINE: f64 = 0.995;
 /// Error of a head's channel at most, as a share of how much that channel varies over the picture: an offset in one
 /// channel of many hardly moves the cosine either. Below 5e-3 in 16 bits.
 const LARGEST_CHANNEL: f64 = 0.02;
-/// Share of the patches that are of the same class at least: 4 of 448 may be another one.
+/// Share of the cells that are of the same class at least.
 const LEAST_SAME_CLASS: f64 = 0.99;
 /// A class whose logit lies this little below the largest is as good: odds of 1.3 to 1. Logits move by 0.06 in 16 bits.
 const TIE_LOGITS: f32 = 0.25;
 /// Mean and deviation of a head over bins may be off by this share of the bins' span in any patch: 3.8 % of the
 /// distance for the shipped depth, which itself errs by 18 %. A fifth of it is used in 16 bits.
 const LARGEST_MOMENT: f64 = 0.01;
-/// The head whose channels are classes that compete.
-const CLASSES: &str = "segment";
+/// The head in which classes compete, how many there are, and the channels in which they do: a group a cell.
+const CLASSES: (&str, usize, usize) = ("decoder", 9, 144);
 
 /// What was seen of one output of one frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,9 +118,13 @@ fn head(graph: &GraphHead, found: Option<&Dense>, right: &Dense) -> Seen {
     let (channel, share) = worst_channel(&found.values, &right.values, channels);
     seen.at_most(&format!("error of channel {channel} over its spread"), share, LARGEST_CHANNEL);
     match &graph.tail {
-        HeadTail::Logits if graph.name == CLASSES => {
-            let same = same_class(&found.values, &right.values, channels, TIE_LOGITS);
-            seen.at_least("share of patches of the same class", same, LEAST_SAME_CLASS);
+        HeadTail::Logits if graph.name == CLASSES.0 => {
+            let (_, classes, logits) = CLASSES;
+            let cells = |values: &[f32]| -> Vec<f32> {
+                values.chunks_exact(channels).flat_map(|patch| patch.iter().take(logits)).copied().collect()
+            };
+            let same = same_class(&cells(&found.values), &cells(&right.values), classes, TIE_LOGITS);
+            seen.at_least("share of cells of the same class", same, LEAST_SAME_CLASS);
         }
         HeadTail::Logits => {}
         HeadTail::BinMoments { values } => {

@@ -170,7 +170,7 @@ mod tests {
     fn a_plan_needs_the_shipped_heads() {
         let wanted = wanted([392, 224], 4).unwrap();
         let heads: Vec<_> = wanted.heads.iter().map(|(name, channels)| (name.as_str(), *channels)).collect();
-        assert_eq!(heads, [("segment", 9), ("depth", 2), ("surface", 10)]);
+        assert_eq!(heads, [("decoder", 173), ("depth", 2)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::score::{Depths, Segments, best, outputs};
 use super::view::View;
 use crate::heads::HeadFile;
 use crate::heads::decoder::{
-    CELLS, CHANNELS, CLASSES, DEPTH, FOOT_UNIT_PX, FORKLIFT, Forklift, LOGITS, PERSON, Person, cells,
+    CHANNELS, CLASSES, DEPTH, FOOT_UNIT_PX, FORKLIFT, Forklift, PERSON, Person, cells, likeliest_class,
 };
 
 /// Scores views: `tokens` and `targets` are theirs, in their order. Every name is preceded by `prefix`.
@@ -26,7 +26,7 @@ pub fn decoder(
         let (seen, _) = view.labels(&labels[view.frame]);
         cells(&out.data, tokens.grid, &mut logits);
         let classes: Vec<usize> = logits.chunks_exact(CLASSES).map(best).collect();
-        let patches: Vec<usize> = out.data.chunks_exact(CHANNELS).map(likeliest).collect();
+        let patches: Vec<usize> = out.data.chunks_exact(CHANNELS).map(likeliest_class).collect();
         segments.add(&seen.raster, tokens.grid, &patches, &classes);
         let depth: Vec<f32> = out.data.chunks_exact(CHANNELS).map(|o| o[DEPTH]).collect();
         depths.add(&depth, &target.depth.log_depth);
@@ -40,17 +40,6 @@ pub fn decoder(
         lines.push((format!("rmse_{name}"), errors.line()));
     }
     lines.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)).collect()
-}
-
-/// The class whose probability is largest in the mean over a patch's cells.
-fn likeliest(o: &[f32]) -> usize {
-    let mut sums = [0.0f32; CLASSES];
-    for cell in o[..LOGITS].chunks_exact(CLASSES) {
-        let top = cell.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f32 = cell.iter().map(|l| (l - top).exp()).sum();
-        sums.iter_mut().zip(cell).for_each(|(s, l)| *s += (l - top).exp() / total / CELLS as f32);
-    }
-    best(&sums)
 }
 
 /// Errors of what patches say of their things.
