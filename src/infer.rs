@@ -34,7 +34,7 @@ impl Closer {
     /// As [`heads::shipped::heads`].
     pub fn new(most: usize) -> Result<Self, HeadError> {
         let classes = ["forklift", "person"].map(ClassName::new).into_iter().flatten().collect::<Vec<_>>();
-        Ok(Self { scouts: heads::shipped::heads(&classes)?, most })
+        Ok(Self { scouts: heads::shipped::scouts(&classes)?, most })
     }
 
     /// Looks closer at each frame's things, `looks` times a frame and never more often than [`Closer::new`] allows.

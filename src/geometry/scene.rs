@@ -187,7 +187,7 @@ impl Room<'_> {
             let footprint = whole.filter(|_| !is_bound).or_else(|| seen_part(thing, &view, largest_m));
             let Some(footprint) = footprint else { continue };
             let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
-            let unlikely = !is_bound && expected.is_some_and(|box_| !Self::is_likely(thing, box_));
+            let unlikely = expected.is_some_and(|box_| !Self::is_likely(thing, box_));
             let calibration_m2 = self.calibration_covariance(middle, plane);
             let found = if unlikely {
                 Stand::Unlikely

@@ -20,10 +20,18 @@ pub fn least_score(class: &ClassName) -> f32 {
 /// the thing's own: half a patch, since a boundary between two patches is that soft.
 const FLOOR_GAP_CELLS: usize = 2;
 
+/// Where a person may be, though the cells look more like something else: the probability and the number of cells that
+/// are worth a closer look.
+const SUSPECT_PROBABILITY: f32 = 0.2;
+/// See there.
+const SUSPECT_CELLS: usize = 2;
+
 /// Reads the decoder's logits.
 #[derive(Debug)]
 pub struct SegmentHead {
     wanted: Vec<(usize, ClassName)>,
+    /// The class of which a mere suspicion counts, when only closer looks are planned.
+    suspected: Option<usize>,
     ground: Vec<usize>,
     cells: Vec<f32>,
 }
@@ -49,7 +57,13 @@ impl SegmentHead {
         }
         let ground =
             (0..classes.len()).filter(|i| matches!(classes[*i].as_str(), "floor" | "dock_edge")).collect();
-        Ok(Self { wanted: found, ground, cells: Vec::new() })
+        Ok(Self { wanted: found, suspected: None, ground, cells: Vec::new() })
+    }
+
+    /// The same for planning closer looks: where a person may be is a thing, too.
+    pub fn scout(mut self) -> Self {
+        self.suspected = self.wanted.iter().find(|(_, class)| class.as_str() == "person").map(|(i, _)| *i);
+        self
     }
 }
 
@@ -109,7 +123,9 @@ impl Head for SegmentHead {
         for y in y0..y1 {
             for x in x0..x1 {
                 let i = y * width + x;
-                labels[i] = argmax(&self.cells[i * n..(i + 1) * n]) as u8;
+                let logits = &self.cells[i * n..(i + 1) * n];
+                let suspected = self.suspected.filter(|s| probability(logits, &[*s]) >= SUSPECT_PROBABILITY);
+                labels[i] = suspected.unwrap_or_else(|| argmax(logits)) as u8;
             }
         }
         let mut stack = Vec::new();
@@ -135,13 +151,14 @@ impl Head for SegmentHead {
                     }
                 }
             }
-            if component.len() < least_cells(class) {
+            let suspected = self.suspected == Some(*index);
+            if component.len() < if suspected { SUSPECT_CELLS } else { least_cells(class) } {
                 continue;
             }
             let of = [*index];
             let sum: f32 = component.iter().map(|i| probability(&self.cells[i * n..(i + 1) * n], &of)).sum();
             let score = sum / component.len() as f32;
-            if score < least_score(class) {
+            if !suspected && score < least_score(class) {
                 continue;
             }
             let left = component.iter().map(|i| i % width).min().unwrap_or(0);

@@ -47,6 +47,15 @@ pub fn heads(wanted: &[ClassName]) -> Result<Vec<Box<dyn Head>>, HeadError> {
     Ok(out)
 }
 
+/// Those that plan closer looks.
+///
+/// # Errors
+/// As [`heads`].
+pub fn scouts(wanted: &[ClassName]) -> Result<Vec<Box<dyn Head>>, HeadError> {
+    let segment = SegmentHead::new(&classes()?, wanted)?.scout();
+    Ok(vec![Box::new(segment), Box::new(SurfaceHead)])
+}
+
 /// The classes that the shipped segmentation knows.
 ///
 /// # Errors
