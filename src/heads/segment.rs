@@ -12,9 +12,10 @@ use super::{Head, HeadError};
 pub fn least_cells(class: &ClassName) -> usize {
     if class.as_str() == "forklift" { 40 } else { 12 }
 }
-/// Mean probability of the class over the mask below which a component is not believed.
+/// Mean probability of the class over the mask below which a component is not believed. On the held-out sixth of
+/// `dock/train` 0.65 instead of 0.5 takes away half of the false persons and no true one that stood where it was put.
 pub fn least_score(class: &ClassName) -> f32 {
-    if class.as_str() == "person" { 0.5 } else { 0.6 }
+    if class.as_str() == "person" { 0.65 } else { 0.6 }
 }
 /// Below the lowest cell of a column, this many cells further down, floor must be seen for the outline to count as
 /// the thing's own: half a patch, since a boundary between two patches is that soft.
