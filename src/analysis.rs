@@ -24,7 +24,7 @@ pub use states::Lesson;
 use states::{Held, read_by};
 
 use crate::clock::{self, Now, Timestamp, UtcMillis};
-use crate::geometry::{self, Site};
+use crate::geometry::{self, Site, Tracks};
 use crate::heads::{self, Head};
 use crate::heartbeat::Pulse;
 use crate::metrics::METRICS;
@@ -125,6 +125,8 @@ struct CameraRun {
     latency: Latency,
     said: Option<CameraStatus>,
     view: View,
+    /// Things that are followed.
+    tracks: Tracks,
     /// Taught states.
     states: BTreeMap<StateName, Held>,
     /// Pictures that were taken before are another camera's of the same name.
@@ -234,7 +236,9 @@ impl Analysis {
         let mut scene = see(&mut self.heads, &features);
         camera.look(&features.frame, &mut scene);
         let seen = clock::monotonic();
-        let mut metric = geometry::measure(&scene, &camera.setup.site);
+        let appearance = retrieval::appearance(&features, &scene);
+        let site = &camera.setup.site;
+        let mut metric = geometry::follow(&scene, site, &appearance.things, &mut camera.tracks);
         withhold(&mut metric, &camera.setup.site, &self.missing);
         let measured = clock::monotonic();
         times.heads = seen.since(started);
@@ -261,7 +265,6 @@ impl Analysis {
         self.look_around(now, around, &mut output, Some((&id, times)));
         if let Some(camera) = self.cameras.get(&id) {
             let rules = camera.rules.iter().map(|rule| rule.status(&id, now.utc)).collect();
-            let appearance = retrieval::appearance(&features, &scene);
             let frame = features.frame;
             output.snapshot = Some(Snapshot { frame, scene, metric, appearance, rules, times });
         }
@@ -417,6 +420,7 @@ impl CameraRun {
             latency: Latency::default(),
             said: None,
             view,
+            tracks: Tracks::default(),
             states: BTreeMap::new(),
             born: Timestamp::default(),
         }

@@ -190,7 +190,7 @@ fn record(sighting: &Sighting, blur: &[ClassName], model: &str) -> Option<Record
     }
     let taken = snapshot.frame.captured_utc;
     let about = About::new(status.camera.clone(), status.rule.clone(), taken, &event.event_id, model);
-    let pair = status.distance.iter().flat_map(|distance| [Some(distance.from_index), distance.to_index]);
+    let pair = status.distance.iter().flat_map(|distance| [distance.from_index, distance.to_index]);
     let things = pair.flatten().filter_map(|index| {
         let class = snapshot.scene.things.get(index)?.class.clone();
         let embedding = appearance.things.get(index).filter(|embedding| !embedding.is_empty())?.clone();
@@ -272,10 +272,13 @@ mod tests {
             from_ground: [0.0; 2],
             to_ground: [0.4, 0.0],
             from: ClassName::new("forklift").unwrap(),
-            from_index: 0,
+            from_index: Some(0),
             to_index: None,
+            from_track: None,
+            to_track: None,
             to_edge: None,
             approach_mps: None,
+            approach_sigma_mps: None,
             captured: Timestamp::default(),
         };
         let status = RuleStatus {
@@ -371,14 +374,13 @@ mod tests {
             meets_floor: vec![],
             votes: vec![],
             cut: Cut::default(),
-            track: None,
         };
         // The pair is the third and the first thing.
         snapshot.scene.things = ["person", "truck", "forklift"].map(thing).to_vec();
         snapshot.appearance.things = vec![vec![1.0, 0.0], vec![0.5, 0.5], vec![0.0, 1.0]];
         let mut event = (*sighting.event).clone();
         let distance = event.status.distance.as_mut().unwrap();
-        (distance.from_index, distance.to_index) = (2, Some(0));
+        (distance.from_index, distance.to_index) = (Some(2), Some(0));
         sighting = Sighting { event: Arc::new(event), snapshot: Arc::new(snapshot) };
 
         let of = |blur: &[ClassName]| record(&sighting, blur, "m-14x14").unwrap();

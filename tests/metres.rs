@@ -246,7 +246,7 @@ fn dump(out: &mut String, name: &str, picture: &Path, scene: &Scene, metric: &Me
         let cells: usize = counts.values().sum();
         let (best, share) = counts.iter().max_by_key(|(_, n)| **n).map_or((0, 0), |(v, n)| (*v, *n));
         let object = truth["objects"].as_array().unwrap().iter().find(|o| o["inst"] == json!(best));
-        let place = metric.things.iter().find(|m| m.index == index);
+        let place = metric.things.iter().find(|m| m.index == Some(index));
         let errors = |pick: fn(&standoff::types::SurfaceVote) -> f32| -> f64 {
             let all: Vec<f64> = thing.votes.iter().map(|v| f64::from(pick(v))).collect();
             all.iter().sum::<f64>() / all.len().max(1) as f64

@@ -57,10 +57,13 @@ fn distance(nearest_m: f64, kind: DistanceKind) -> Distance {
         from_ground: [0.0; 2],
         to_ground: [0.0; 2],
         from: ClassName::new("forklift").unwrap(),
-        from_index: 0,
+        from_index: Some(0),
+        from_track: Some(7),
+        to_track: None,
         to_index: None,
         to_edge: None,
-        approach_mps: None,
+        approach_mps: Some(0.7),
+        approach_sigma_mps: Some(0.2),
         captured: Timestamp::default(),
     }
 }

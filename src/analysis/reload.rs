@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 use super::states::read_by;
 use super::{Analysis, CameraRun, CameraSetup, Occasion, Output, RuleRun};
 use crate::clock::Now;
-use crate::geometry::{PairEnd, Site};
+use crate::geometry::{PairEnd, Site, Tracks};
 use crate::heads::{Head, TaughtState};
 use crate::outbox::{Gone, Statement};
 use crate::rules::RuleMemory;
@@ -116,6 +116,8 @@ impl CameraRun {
             |setup: &CameraSetup| (setup.view, setup.profile.clone(), setup.site.calibration.clone());
         if watched(&old) != watched(&self.setup) {
             self.view = self.setup.watch();
+            // What was followed is not where it was.
+            self.tracks = Tracks::default();
         }
         let mut before = std::mem::take(&mut self.rules);
         for settings in &self.setup.rules {

@@ -646,7 +646,7 @@ static SEPARATION: Section = Section {
         required(
             "max_speed_mps",
             Kind::Number { min: 0.1, max: 50.0 },
-            "The approach speed that counts while none is measured, metres a second. Speeds are not measured yet.",
+            "The approach speed that counts while none is measured, metres a second.",
         ),
     ],
 };

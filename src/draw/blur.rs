@@ -118,7 +118,6 @@ mod tests {
             votes: vec![],
             transform: TRANSFORM,
             cut: Cut::default(),
-            track: None,
         }
     }
 

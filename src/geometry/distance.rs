@@ -128,6 +128,7 @@ mod tests {
         Hypothesis {
             outline_m: vec![[x - 0.5, y - 0.5], [x + 0.5, y - 0.5], [x + 0.5, y + 0.5], [x - 0.5, y + 0.5]],
             middle_m: [x, y],
+            heading_rad: None,
             weight,
             covariance_m2: [[sigma * sigma, 0.0], [0.0, sigma * sigma]],
         }

@@ -32,6 +32,8 @@ pub struct Hypothesis {
     pub outline_m: Vec<[f64; 2]>,
     /// Middle of the outline.
     pub middle_m: [f64; 2],
+    /// The direction of travel, radians from world x; none for a shape without one.
+    pub heading_rad: Option<f64>,
     /// Its probability; all of a thing sum up to 1.
     pub weight: f64,
     /// Covariance of the middle, square metres.
@@ -218,7 +220,7 @@ fn disc(thing: &Thing, view: &View, radius_m: f64) -> Option<Footprint> {
         .collect();
     let covariance_m2 = inverse(middle.information);
     Some(Footprint {
-        hypotheses: vec![Hypothesis { outline_m, middle_m, weight: 1.0, covariance_m2 }],
+        hypotheses: vec![Hypothesis { outline_m, middle_m, heading_rad: None, weight: 1.0, covariance_m2 }],
         shape_sigma_m: DISC_SHAPE_SIGMA_M,
     })
 }
@@ -371,6 +373,7 @@ fn rectangle(thing: &Thing, view: &View, length_m: f64, width_m: f64) -> Option<
         .map(|(heading, (_, (place, _, covariance_m2)))| Hypothesis {
             outline_m: evidence.corners(*place, *heading).map(|p| world(view, p)).to_vec(),
             middle_m: world(view, *place),
+            heading_rad: Some(*heading),
             weight: 0.0,
             covariance_m2: *covariance_m2,
         })

@@ -6,17 +6,21 @@ mod apart;
 pub mod calibration;
 pub mod camera;
 pub mod distance;
+mod driver;
 pub mod footprint;
 pub mod metric;
 pub mod polygon;
 pub mod scene;
 pub mod sight;
 pub mod sizes;
+pub mod standing;
+pub mod tracks;
 pub mod vector;
 
 pub use calibration::{Calibration, CalibrationError, Evidence, FloorPoint, Unknowns, calibrate};
 pub use camera::{Camera, FloorPlane, Lens, Pose};
-pub use scene::measure;
+pub use scene::{follow, measure};
+pub use tracks::Tracks;
 
 use crate::types::{ClassName, EdgeId, PairId};
 

@@ -9,12 +9,15 @@ use super::apart::apart;
 use super::calibration::Calibration;
 use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
+use super::driver::is_driver;
 use super::footprint::{Footprint, Hypothesis, View, locate};
 use super::metric::DepthTie;
-use super::polygon::{contains, convex_hull, nearest_on_segment, sides};
+use super::polygon::{Shortest, contains, convex_hull, nearest_on_segment, sides};
 use super::sight::{Ray, Sight, patch_ray};
 use super::sizes;
-use super::vector::{norm2, sub2};
+use super::standing::Standing;
+use super::tracks::{Spot, Tracks, filter::Covariance};
+use super::vector::{dot2, norm2, sub2};
 use super::{Pair, PairEnd, Site};
 
 /// A site with its calibration for pictures of one size.
@@ -24,21 +27,10 @@ struct Room<'a> {
     site: &'a Site,
 }
 
-/// A thing on the floor, with all that its distances need.
-struct Standing {
-    index: usize,
-    footprint: Footprint,
-    /// Covariance of its place by the calibration alone.
-    calibration_m2: [[f64; 2]; 2],
-    cut: Cut,
-    largest_m: f64,
-}
-
 /// What is found of where a thing stands.
 enum Stand {
-    /// Its footprint, the covariance of its place by the calibration alone, its largest extent in metres, and whether
-    /// only a part of it is seen.
-    There(Footprint, [[f64; 2]; 2], f64, bool),
+    /// See [`Standing`]; and whether only a part of it is seen.
+    There { footprint: Footprint, calibration_m2: Covariance, largest_m: f64, is_bound: bool, whole: bool },
     /// The picture does not tell.
     Lost,
     /// It is no thing of its class: one that stood there would be seen elsewhere, or at another size.
@@ -53,12 +45,20 @@ const UNKNOWN_LARGEST_M: f64 = 4.0;
 const LEAST_LIKENESS: f64 = 0.2;
 /// A thing whose expected box lies beyond the picture's side by less than this share of its length is not cut off.
 const MOST_OUTSIDE: f64 = 0.06;
+/// A patch that is floor with more than this probability hides nothing.
+const OPEN_FLOOR: f32 = 0.5;
 /// Least relative standard deviation of a depth that is tied to the floor.
 const LEAST_DEPTH_SHARE: f64 = 0.1;
 
 /// Puts a scene on the floor: every thing that stands there, and a reading for every pair of the site. Never fails:
-/// what cannot be told is a reading's reason.
+/// what cannot be told is a reading's reason. This frame alone counts.
 pub fn measure(scene: &Scene, site: &Site) -> MetricScene {
+    follow(scene, site, &[], &mut Tracks::default())
+}
+
+/// The same with what the frames before have shown: things have ids and velocities, places rest on several frames, and
+/// what is hidden for a short time still counts. `looks` are the appearances of the scene's things, as far as known.
+pub fn follow(scene: &Scene, site: &Site, looks: &[Vec<f32>], tracks: &mut Tracks) -> MetricScene {
     let Some(calibration) = &site.calibration else {
         let reading = |pair: &Pair| PairReading {
             pair: pair.id.clone(),
@@ -80,27 +80,43 @@ pub fn measure(scene: &Scene, site: &Site) -> MetricScene {
     let lens = &calibration.camera.lens;
     if (lens.width_px - width).abs() > 0.5 || (lens.height_px - height).abs() > 0.5 {
         let scaled = calibration.scaled_to(width, height);
-        return Room { calibration: &scaled, planes, site }.measure(scene);
+        return Room { calibration: &scaled, planes, site }.follow(scene, looks, tracks);
     }
-    Room { calibration, planes, site }.measure(scene)
+    Room { calibration, planes, site }.follow(scene, looks, tracks)
 }
 
 impl Room<'_> {
-    fn measure(&self, scene: &Scene) -> MetricScene {
+    fn follow(&self, scene: &Scene, looks: &[Vec<f32>], tracks: &mut Tracks) -> MetricScene {
         let ties: Vec<Option<DepthTie>> = self.planes.iter().map(|plane| self.tie(scene, plane)).collect();
         let mut standing = Vec::new();
         let mut lost: Vec<&ClassName> = Vec::new();
         for (index, thing) in scene.things.iter().enumerate() {
             for part in apart(thing, &self.view(scene, thing, &self.planes[0], None)) {
                 match self.stand(scene, &part, &ties) {
-                    Stand::There(footprint, calibration_m2, largest_m, is_bound) => {
-                        let cut = if is_bound { part.cut } else { Cut::default() };
-                        standing.push(Standing { index, footprint, calibration_m2, cut, largest_m });
+                    Stand::There { footprint, calibration_m2, largest_m, is_bound, whole } => {
+                        standing.push(Standing {
+                            class: thing.class.clone(),
+                            index: Some(index),
+                            footprint,
+                            calibration_m2,
+                            cut: if is_bound { part.cut } else { Cut::default() },
+                            largest_m,
+                            whole,
+                            track: None,
+                            motion: None,
+                        });
                     }
                     Stand::Lost => lost.push(&thing.class),
                     Stand::Unlikely => {}
                 }
             }
+        }
+        let forklifts: Vec<Standing> =
+            standing.iter().filter(|s| s.class.as_str() == "forklift").cloned().collect();
+        standing.retain(|s| !forklifts.iter().any(|forklift| is_driver(scene, s, forklift)));
+        // A picture that cannot be believed shows nothing, not even that a thing is gone.
+        if scene.trust == Trust::Trusted {
+            standing = tracks.follow(scene.captured, standing, looks, |place_m| self.spot(scene, place_m));
         }
         let pairs = self
             .site
@@ -117,15 +133,14 @@ impl Room<'_> {
                 let best = s.footprint.hypotheses.first()?;
                 let [[a, _], [_, c]] = best.covariance_m2;
                 let [[p, _], [_, q]] = s.calibration_m2;
-                let thing = &scene.things[s.index];
                 Some(MetricThing {
                     index: s.index,
-                    class: thing.class.clone(),
+                    class: s.class.clone(),
                     outline_ground_m: best.outline_m.clone(),
                     sigma_m: (0.5 * (a + c + p + q) + s.footprint.shape_sigma_m.powi(2)).sqrt(),
                     cut: s.cut,
-                    track: thing.track,
-                    velocity_mps: None,
+                    track: s.track,
+                    velocity_mps: s.motion.map(|motion| motion.velocity_mps),
                 })
             })
             .collect();
@@ -184,7 +199,9 @@ impl Room<'_> {
             // A thing that is cut at a side or at its feet shows too little for its class's size to be put on it:
             // what is seen is measured, what is not is a bound.
             let is_bound = is_bound(thing.cut) && !expected.is_some_and(|box_| Self::is_inside(thing, box_));
-            let footprint = whole.filter(|_| !is_bound).or_else(|| seen_part(thing, &view, largest_m));
+            let whole = whole.filter(|_| !is_bound);
+            let is_whole = whole.is_some();
+            let footprint = whole.or_else(|| seen_part(thing, &view, largest_m));
             let Some(footprint) = footprint else { continue };
             let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
             let unlikely = expected.is_some_and(|box_| !Self::is_likely(thing, box_));
@@ -192,7 +209,7 @@ impl Room<'_> {
             let found = if unlikely {
                 Stand::Unlikely
             } else {
-                Stand::There(footprint, calibration_m2, largest_m, is_bound)
+                Stand::There { footprint, calibration_m2, largest_m, is_bound, whole: is_whole }
             };
             if plane.area_m.is_empty() || contains(&plane.area_m, middle) {
                 return found;
@@ -255,6 +272,22 @@ impl Room<'_> {
         beyond.iter().all(|(cut, out, axis)| !cut || *out < MOST_OUTSIDE * (high[*axis] - low[*axis]))
     }
 
+    /// What is seen at a place on the floor.
+    fn spot(&self, scene: &Scene, place_m: [f64; 2]) -> Spot {
+        let plane =
+            self.planes.iter().find(|plane| contains(&plane.area_m, place_m)).unwrap_or(&self.planes[0]);
+        let t = &scene.transform;
+        let pixel = self.calibration.camera.pixel_from_world([place_m[0], place_m[1], plane.height_m]);
+        let inside = |[x, y]: &[f64; 2]| {
+            (0.0..f64::from(t.source_width)).contains(x) && (0.0..f64::from(t.source_height)).contains(y)
+        };
+        let Some(pixel) = pixel.filter(inside) else { return Spot::Outside };
+        let side = scene.grid.patch_px as f64;
+        let [col, row] = t.input_from_source(pixel).map(|v| (v / side).max(0.0) as usize);
+        let floor = scene.floor.get(row * scene.grid.cols + col.min(scene.grid.cols.saturating_sub(1)));
+        if floor.is_some_and(|share| *share > OPEN_FLOOR) { Spot::Open } else { Spot::Hidden }
+    }
+
     /// Covariance of a place on a plane by the calibration alone, square metres.
     fn calibration_covariance(&self, place_m: [f64; 2], plane: &FloorPlane) -> [[f64; 2]; 2] {
         let mut out = [[0.0; 2]; 2];
@@ -280,9 +313,8 @@ impl Room<'_> {
             return Reading::Unavailable(reason);
         }
         let is_lost = |class: &ClassName| lost.contains(&class);
-        let of = |class: &ClassName| -> Vec<&Standing> {
-            standing.iter().filter(|s| scene.things[s.index].class == *class).collect()
-        };
+        let of =
+            |class: &ClassName| -> Vec<&Standing> { standing.iter().filter(|s| s.class == *class).collect() };
         let firsts = of(&pair.from);
         let mut found: Vec<(Estimate, &Standing, Option<&Standing>)> = Vec::new();
         let lost_any = match &pair.to {
@@ -301,7 +333,7 @@ impl Room<'_> {
             PairEnd::Class(class) => {
                 let seconds = of(class);
                 for a in &firsts {
-                    for b in seconds.iter().filter(|b| b.index != a.index) {
+                    for b in seconds.iter().filter(|b| !std::ptr::eq(**b, *a)) {
                         let estimate =
                             between(&a.footprint, &b.footprint, &a.calibration_m2, &b.calibration_m2);
                         if let Some(estimate) = estimate {
@@ -335,6 +367,7 @@ impl Room<'_> {
                 *floor_m < estimate.lower_m || is_bound(a.cut) || b.is_some_and(|b| is_bound(b.cut))
             });
         let kind = floor_m.map_or(DistanceKind::Value, |floor_m| DistanceKind::AtMost { floor_m });
+        let approach = approach(&estimate.shortest, a, *b);
         Reading::Measured(Distance {
             nearest_m: estimate.shortest.distance_m,
             lower_m: estimate.lower_m,
@@ -344,15 +377,35 @@ impl Room<'_> {
             to_ground: estimate.shortest.to_m,
             from: pair.from.clone(),
             from_index: a.index,
-            to_index: b.map(|b| b.index),
+            to_index: b.and_then(|b| b.index),
+            from_track: a.track,
+            to_track: b.and_then(|b| b.track),
             to_edge: match &pair.to {
                 PairEnd::Edge(id) => Some(id.clone()),
                 PairEnd::Class(_) => None,
             },
-            approach_mps: None,
+            approach_mps: approach.map(|(speed, _)| speed),
+            approach_sigma_mps: approach.map(|(_, sigma)| sigma),
             captured: scene.captured,
         })
     }
+}
+
+/// How fast two things (or a thing and an edge) approach each other along their shortest connection, metres a second,
+/// and its standard deviation. None while one of them moves in an unknown way, or when they touch.
+fn approach(shortest: &Shortest, a: &Standing, b: Option<&Standing>) -> Option<(f64, f64)> {
+    if shortest.distance_m <= 0.0 {
+        return None;
+    }
+    let along = sub2(shortest.to_m, shortest.from_m).map(|x| x / shortest.distance_m);
+    let part = |s: &Standing| {
+        let motion = s.motion?;
+        let [p, q] = motion.covariance.map(|row| dot2(row, along));
+        Some((dot2(motion.velocity_mps, along), dot2([p, q], along)))
+    };
+    let (speed, variance) = part(a)?;
+    let (away, more) = b.map_or(Some((0.0, 0.0)), part)?;
+    Some((speed - away, (variance + more).max(0.0).sqrt()))
 }
 
 /// A thing that is cut above still shows where it stands; one that is cut elsewhere does not show all of its outline.
@@ -411,6 +464,7 @@ fn seen_part(thing: &Thing, view: &View, largest_m: f64) -> Option<Footprint> {
         hypotheses: vec![Hypothesis {
             outline_m: convex_hull(&points),
             middle_m,
+            heading_rad: None,
             weight: 1.0,
             covariance_m2: [[variance, 0.0], [0.0, variance]],
         }],
@@ -441,7 +495,7 @@ pub fn outline_px(camera: &Camera, outline_m: &[[f64; 2]], height_m: f64) -> Vec
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::camera::{Lens, tests::camera_above_origin};
     use super::super::polygon::polygon_to_line;
     use super::super::vector::dot2;
@@ -559,12 +613,11 @@ mod tests {
                 votes,
                 transform: transform(),
                 cut: Cut { left: left == 0, top: top == 0, right: right == w - 1, bottom: bottom == h - 1 },
-                track: None,
             })
         }
     }
 
-    fn scene(things: Vec<Thing>) -> Scene {
+    pub fn scene(things: Vec<Thing>) -> Scene {
         Scene {
             camera: CameraId::new("test").unwrap(),
             seq: 1,
@@ -632,7 +685,7 @@ mod tests {
         // A block has no rounded outline and no wheels: the class's constants are off by up to a patch for it.
         assert!((pair.nearest_m - truth).abs() < 0.45, "{} {truth}", pair.nearest_m);
         assert!(pair.lower_m < truth && truth < pair.upper_m, "{pair:?} {truth}");
-        assert_eq!((pair.from_index, pair.to_index, pair.to_edge), (0, Some(1), None));
+        assert_eq!((pair.from_index, pair.to_index, pair.to_edge), (Some(0), Some(1), None));
         assert_eq!(got.things.len(), 2);
     }
 
@@ -681,7 +734,7 @@ mod tests {
         let near = forklift(-2.5, 9.0, 1.5).thing(&camera, "forklift").unwrap();
         let far = forklift(3.0, 10.0, 1.5).thing(&camera, "forklift").unwrap();
         let got = measured(&measure(&scene(vec![far, near]), &site()).pairs[0].reading);
-        assert_eq!(got.from_index, 1);
+        assert_eq!(got.from_index, Some(1));
         assert!((got.nearest_m - 2.9).abs() < 0.5, "{}", got.nearest_m);
     }
 

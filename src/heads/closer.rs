@@ -166,7 +166,6 @@ mod tests {
             votes: vec![vote],
             transform,
             cut: Cut::default(),
-            track: None,
         }
     }
 

@@ -201,7 +201,6 @@ impl Head for SegmentHead {
                     right: right + 1 >= x1,
                     bottom: bottom + 1 >= y1,
                 },
-                track: None,
             });
         }
         Ok(())

@@ -106,7 +106,6 @@ mod tests {
             votes: Vec::new(),
             transform: features.transform,
             cut: Cut::default(),
-            track: None,
         });
         SurfaceHead.apply(&features, &mut scene).unwrap();
         let votes = &scene.things[0].votes;

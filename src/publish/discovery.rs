@@ -391,7 +391,7 @@ fn pair_entities(node: &NodeId, camera: &CameraId, pair: &Pair) -> Vec<Entity> {
         let body = with(with(base, measured(node, camera)), more);
         Entity::new("sensor", format!("{kind}_{}", pair.id), body)
     };
-    // Speeds are null until things are followed over time: there for who wants them, not in everybody's way.
+    // Speeds change with every picture: there for who wants them, not in everybody's way.
     vec![
         sensor(
             "distance",

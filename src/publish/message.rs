@@ -94,18 +94,32 @@ struct Metres {
     bound: Option<&'static str>,
 }
 
-/// How fast two things approach each other; null until things are followed over time.
+/// Which things, and how fast they approach each other; null while that is not known.
 #[derive(Serialize, Default)]
 struct Approach {
+    from_id: Option<u64>,
+    to_id: Option<u64>,
     approach_mps: Option<f64>,
+    approach_sigma_mps: Option<f64>,
     contact_s: Option<f64>,
+    contact_lower_s: Option<f64>,
+    contact_upper_s: Option<f64>,
 }
 
 impl From<&Distance> for Approach {
     fn from(distance: &Distance) -> Self {
-        let approach = distance.approach_mps.filter(|speed| speed.is_finite());
-        let contact_s = approach.filter(|speed| *speed > 0.0).map(|speed| distance.nearest_m / speed);
-        Self { approach_mps: approach.and_then(millimetres), contact_s: contact_s.and_then(millimetres) }
+        let [contact_lower_s, contact_s, contact_upper_s] =
+            distance.contact_s().map(|s| s.and_then(millimetres));
+        let finite = |value: Option<f64>| value.and_then(millimetres);
+        Self {
+            from_id: distance.from_track,
+            to_id: distance.to_track,
+            approach_mps: finite(distance.approach_mps),
+            approach_sigma_mps: finite(distance.approach_sigma_mps),
+            contact_s,
+            contact_lower_s,
+            contact_upper_s,
+        }
     }
 }
 

@@ -155,7 +155,6 @@ mod tests {
             meets_floor: vec![],
             votes: vec![],
             cut: Cut::default(),
-            track: None,
         };
         Scene {
             camera: features.frame.camera.clone(),

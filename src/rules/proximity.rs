@@ -137,10 +137,13 @@ mod tests {
             from_ground: [0.0; 2],
             to_ground: [0.0; 2],
             from: ClassName::new("forklift").unwrap(),
-            from_index: 0,
+            from_index: Some(0),
             to_index: None,
+            from_track: None,
+            to_track: None,
             to_edge: None,
             approach_mps: None,
+            approach_sigma_mps: None,
             captured: Timestamp::default(),
         })
     }

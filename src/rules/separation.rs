@@ -34,10 +34,10 @@ pub enum Stopping {
 impl Separation {
     /// The distance that is asked for, metres. `latency` is from the capture of a picture to the decision.
     ///
-    /// Where the approach speed is not measured the highest one counts; a thing that moves away counts as standing.
+    /// The upper end of the approach speed's interval counts; where it is not measured, the highest speed that the rule
+    /// knows. A thing that surely moves away counts as standing.
     pub fn distance_m(&self, distance: &Distance, latency: Duration) -> f64 {
-        let measured = distance.approach_mps.filter(|speed| speed.is_finite());
-        let v_mps = measured.unwrap_or(self.max_speed_mps).max(0.0);
+        let v_mps = distance.fastest_mps().unwrap_or(self.max_speed_mps).max(0.0);
         let stopping_m = match self.stopping {
             Stopping::Fixed(metres) => metres,
             Stopping::Deceleration(mps2) => v_mps * v_mps / (2.0 * mps2),
@@ -94,10 +94,13 @@ mod tests {
             from_ground: [0.0; 2],
             to_ground: [0.0; 2],
             from: ClassName::new("forklift").unwrap(),
-            from_index: 0,
+            from_index: Some(0),
             to_index: None,
+            from_track: None,
+            to_track: None,
             to_edge: None,
             approach_mps,
+            approach_sigma_mps: None,
             captured: Timestamp::default(),
         }
     }

@@ -74,8 +74,6 @@ pub struct Thing {
     pub transform: PixelTransform,
     /// Which edges of the picture cut it off.
     pub cut: Cut,
-    /// Its identity over time, once tracks exist.
-    pub track: Option<u64>,
 }
 
 /// What the decoder says of one patch of a thing, each with the mean absolute error that is to be expected. "Along" is
@@ -181,7 +179,8 @@ pub struct MetricScene {
     pub captured: Timestamp,
     /// The same in the time of day.
     pub captured_utc: UtcMillis,
-    /// The things of the scene, in the scene's order, where they stand on the floor.
+    /// The things of the scene, in the scene's order, where they stand on the floor; behind them those that are
+    /// hidden for a short time.
     pub things: Vec<MetricThing>,
     /// One for every configured pair.
     pub pairs: Vec<PairReading>,
@@ -190,8 +189,8 @@ pub struct MetricScene {
 /// One thing on the floor.
 #[derive(Debug, Clone)]
 pub struct MetricThing {
-    /// Index in [`Scene::things`].
-    pub index: usize,
+    /// Index in [`Scene::things`]; none for a thing that is hidden for a short time and counts all the same.
+    pub index: Option<usize>,
     /// What it is.
     pub class: ClassName,
     /// Outline of its vertical projection on the floor, metres, a closed polygon without the repeated first point.
@@ -200,9 +199,9 @@ pub struct MetricThing {
     pub sigma_m: f64,
     /// Which edges of the picture cut it off.
     pub cut: Cut,
-    /// Its identity over time, once tracks exist.
+    /// Its identity over time, while it is followed.
     pub track: Option<u64>,
-    /// Metres a second on the floor, once tracks exist.
+    /// Metres a second on the floor, once that is known.
     pub velocity_mps: Option<[f64; 2]>,
 }
 
@@ -247,14 +246,23 @@ pub struct Distance {
     pub to_ground: [f64; 2],
     /// Class of the first thing.
     pub from: ClassName,
-    /// Index of the first thing in [`Scene::things`].
-    pub from_index: usize,
-    /// Index of the second thing in [`Scene::things`]; none for an edge.
+    /// Index of the first thing in [`Scene::things`]; none while it is hidden.
+    pub from_index: Option<usize>,
+    /// Index of the second thing in [`Scene::things`]; none for an edge, and while it is hidden.
     pub to_index: Option<usize>,
+    /// Identity of the first thing over time.
+    #[serde(default)]
+    pub from_track: Option<u64>,
+    /// Identity of the second thing over time; none for an edge.
+    #[serde(default)]
+    pub to_track: Option<u64>,
     /// The edge; none for a thing.
     pub to_edge: Option<EdgeId>,
-    /// How fast the two approach, metres a second, once tracks exist. Positive when the distance shrinks.
+    /// How fast the two approach, metres a second, once that is known. Positive when the distance shrinks.
     pub approach_mps: Option<f64>,
+    /// Its standard deviation.
+    #[serde(default)]
+    pub approach_sigma_mps: Option<f64>,
     /// When the picture was taken.
     pub captured: Timestamp,
 }
@@ -268,6 +276,21 @@ impl Distance {
     /// Standard deviation of the distance: the interval taken as that of a normal distribution.
     pub fn sigma_m(&self) -> f64 {
         (self.upper_m - self.lower_m) / (2.0 * 1.96)
+    }
+
+    /// The fastest that the two may approach: the upper end of the speed's 95 % interval, metres a second.
+    pub fn fastest_mps(&self) -> Option<f64> {
+        let speed = self.approach_mps.filter(|speed| speed.is_finite())?;
+        Some(speed + 1.96 * self.approach_sigma_mps.filter(|sigma| sigma.is_finite()).unwrap_or(0.0))
+    }
+
+    /// Time to contact at this speed, seconds: the soonest (near end of the distance, fastest approach), the likeliest
+    /// and the latest. None where the speed is not known or does not bring them together.
+    pub fn contact_s(&self) -> [Option<f64>; 3] {
+        let speed = self.approach_mps.filter(|speed| speed.is_finite());
+        let slowest = speed.zip(self.fastest_mps()).map(|(speed, fastest)| 2.0 * speed - fastest);
+        let after = |metres: f64, speed: Option<f64>| speed.filter(|v| *v > 0.0).map(|v| metres / v);
+        [after(self.lower_m, self.fastest_mps()), after(self.nearest_m, speed), after(self.upper_m, slowest)]
     }
 }
 

@@ -126,7 +126,6 @@ impl TaughtHead {
                     right: right + 1 >= x1,
                     bottom: bottom + 1 >= y1,
                 },
-                track: None,
             });
         }
     }
