@@ -309,8 +309,8 @@ mod tests {
             head.apply(&features, &mut scene).unwrap();
             scene.things.len()
         };
-        // Of nine classes with the others at 0: e^1.9 / (e^1.9 + 8) = 0.46, e^2.3 / (e^2.3 + 8) = 0.55.
-        assert_eq!((things(1.9), things(2.3)), (0, 1));
+        // Of nine classes with the others at 0: e^2.3 / (e^2.3 + 8) = 0.55, e^3 / (e^3 + 8) = 0.72.
+        assert_eq!((things(2.3), things(3.0)), (0, 1));
     }
 
     #[test]

@@ -15,6 +15,9 @@ const ACCELERATION: f64 = 0.7;
 const LASTING: f64 = 0.7;
 /// After this many metres the lasting error is another one (by 1 - 1/e).
 const LASTING_M: f64 = 1.5;
+/// A thing whose place is this many times surer or less sure (variance) than when its lasting error began is seen
+/// differently: a part of it came out from behind something, or went there. Then the lasting error is another one, too.
+const SEEN_DIFFERENTLY: f64 = 2.0;
 /// Standard deviation of a new thing's speed along each axis, metres a second.
 const NEW_SPEED_MPS: f64 = 1.5;
 
@@ -29,6 +32,12 @@ pub type Covariance = [[f64; 2]; 2];
 pub struct Filter {
     state: Vector,
     covariance: Matrix,
+    /// Covariance of the sightings since the lasting error began.
+    sighting_m2: Covariance,
+}
+
+fn trace(m: &Covariance) -> f64 {
+    m[0][0] + m[1][1]
 }
 
 fn product<const A: usize, const B: usize, const C: usize>(
@@ -63,7 +72,7 @@ impl Filter {
             }
             covariance[2 + i][2 + i] = NEW_SPEED_MPS * NEW_SPEED_MPS;
         }
-        Self { state: [place_m[0], place_m[1], 0.0, 0.0, 0.0, 0.0], covariance }
+        Self { state: [place_m[0], place_m[1], 0.0, 0.0, 0.0, 0.0], covariance, sighting_m2: covariance_m2 }
     }
 
     /// The place, metres.
@@ -100,7 +109,6 @@ impl Filter {
             step[2 + i][2 + i] = 1.0;
             step[4 + i][4 + i] = kept;
         }
-        let lasting = self.part(4);
         self.state = std::array::from_fn(|i| (0..N).map(|k| step[i][k] * self.state[k]).sum());
         self.covariance = product(&product(&step, &self.covariance), &transposed(&step));
         for i in 0..2 {
@@ -110,7 +118,22 @@ impl Filter {
             self.covariance[2 + i][2 + i] += ACCELERATION * dt_s;
             for j in 0..2 {
                 // A new error of the same size comes in the place of what is forgotten.
-                self.covariance[4 + i][4 + j] += (1.0 - kept * kept) * lasting[i][j];
+                self.covariance[4 + i][4 + j] += (1.0 - kept * kept) * LASTING * self.sighting_m2[i][j];
+            }
+        }
+    }
+
+    fn begin_another_error(&mut self, covariance_m2: Covariance) {
+        self.sighting_m2 = covariance_m2;
+        for k in 0..N {
+            for b in 4..N {
+                (self.covariance[k][b], self.covariance[b][k]) = (0.0, 0.0);
+            }
+        }
+        for i in 0..2 {
+            self.state[4 + i] = 0.0;
+            for j in 0..2 {
+                self.covariance[4 + i][4 + j] = LASTING * covariance_m2[i][j];
             }
         }
     }
@@ -135,6 +158,10 @@ impl Filter {
 
     /// Takes a place that was seen. It stays as it was when the covariance is none.
     pub fn update(&mut self, place_m: [f64; 2], covariance_m2: Covariance) {
+        let change = trace(&covariance_m2) / trace(&self.sighting_m2);
+        if !(1.0 / SEEN_DIFFERENTLY..SEEN_DIFFERENTLY).contains(&change) {
+            self.begin_another_error(covariance_m2);
+        }
         let (apart, spread) = self.innovation(place_m, covariance_m2);
         let Some(inverse) = inverse(spread) else { return };
         // Covariance of the state with what is seen.
@@ -188,10 +215,16 @@ mod tests {
         }
         let [vx, vy] = walking.velocity_mps();
         assert!((vx - 1.5).abs() < 0.1 && vy.abs() < 0.02, "{vx} {vy}");
-        assert!(walking.velocity_covariance()[0][0].sqrt() < 0.35);
+        assert!(walking.velocity_covariance()[0][0].sqrt() < 0.5);
         // 0.7 of the variance lasts.
         let sigma = standing.place_covariance_m2()[0][0].sqrt();
         assert!((0.16..0.2).contains(&sigma), "{sigma}");
+        // Seen better it is known better at once.
+        let better = [[0.0025, 0.0], [0.0, 0.0025]];
+        let mut clear = standing.clone();
+        clear.update([0.05, 0.0], better);
+        assert!(clear.place_covariance_m2()[0][0].sqrt() < 0.06, "{:?}", clear.place_covariance_m2());
+        assert!((clear.place_m()[0] - 0.05).abs() < 0.02);
         walking.predict(2.0);
         assert!((walking.place_m()[0] - 7.5).abs() < 0.3);
         assert!(walking.place_covariance_m2()[0][0].sqrt() > 0.8, "unseen, it may be anywhere");
