@@ -834,6 +834,7 @@ mod tests {
                 leave_warning_m: None,
                 leave_alarm_m: 0.8,
                 separation: None,
+                alarm_contact: None,
             }),
             latch: LatchSettings {
                 stale_after: Duration::from_secs(1),

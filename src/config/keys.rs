@@ -610,6 +610,11 @@ static RULE: Section = Section {
             "Hold an alarm until somebody has acknowledged it and its own pictures show that it is over.",
         ),
         optional(
+            "alarm_contact",
+            Kind::Duration { min_ms: 100, max_ms: 60_000 },
+            "Alarm also when the two may touch within this time at the speed at which they approach: the near end of the distance over the upper end of the speed. 2s, say. Known once both were seen three times.",
+        ),
+        optional(
             "separation",
             Kind::Section(&SEPARATION),
             "Alarm also at the distance that the approach speed asks for, where that is more than `alarm_m`.",

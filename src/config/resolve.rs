@@ -610,6 +610,7 @@ fn rule(
     } else {
         None
     };
+    let alarm_contact = section.has("alarm_contact").then(|| section.duration("alarm_contact"));
     let conditions = section.list("when");
     let when: Vec<Condition> =
         conditions.iter().filter_map(|condition_| condition(condition_, states)).collect();
@@ -624,6 +625,10 @@ fn rule(
             leave_alarm_m: leave_alarm.unwrap_or(alarm_m + HYSTERESIS_M),
             separation: match separation {
                 Some(separation) => Some(separation?),
+                None => None,
+            },
+            alarm_contact: match alarm_contact {
+                Some(within) => Some(within?),
                 None => None,
             },
         }),

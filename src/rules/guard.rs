@@ -327,6 +327,7 @@ mod tests {
                 leave_warning_m: warning_m.map(|limit| limit + 0.3),
                 leave_alarm_m: alarm_m + 0.3,
                 separation: None,
+                alarm_contact: None,
             }),
             latch: LatchSettings {
                 stale_after: Duration::from_secs(1),

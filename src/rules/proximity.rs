@@ -20,6 +20,8 @@ pub struct ProximitySettings {
     pub leave_alarm_m: f64,
     /// Separation by speed: the alarm comes at what it asks for, where that is more than `alarm_m`.
     pub separation: Option<Separation>,
+    /// The alarm comes also when the two may touch within this time at the speed at which they approach.
+    pub alarm_contact: Option<Duration>,
 }
 
 impl ProximitySettings {
@@ -28,6 +30,9 @@ impl ProximitySettings {
         self.separation.map(|separation| separation.distance_m(distance, latency))
     }
 }
+
+/// An alarm by contact may be left when contact is this many times as far away.
+const LEAVE_CONTACT: f64 = 1.5;
 
 /// The rule.
 #[derive(Debug)]
@@ -55,8 +60,15 @@ impl Proximity {
     fn weigh(&self, distance: &Distance, latency: Duration) -> Verdict {
         let separation_m = self.settings.separation_m(distance, latency);
         let more_m = separation_m.map_or(0.0, |asked_m| (asked_m - self.settings.alarm_m).max(0.0));
-        let raise = self.entered(distance.lower_m, more_m);
-        let hold = self.left(distance.lower_m, more_m).max(raise);
+        let contact = |times: f64| {
+            let within = self.settings.alarm_contact.filter(|_| is_approaching(distance));
+            let within_s = within.map(|within| times * within.as_secs_f64());
+            let soon =
+                distance.contact_s()[0].zip(within_s).is_some_and(|(soonest, within)| soonest <= within);
+            if soon { Level::TooNear } else { Level::Safe }
+        };
+        let raise = self.entered(distance.lower_m, more_m).max(contact(1.0));
+        let hold = self.left(distance.lower_m, more_m).max(contact(LEAVE_CONTACT)).max(raise);
         match distance.kind {
             DistanceKind::Value => Verdict::Evidence { raise, hold },
             DistanceKind::AtMost { floor_m } => {
@@ -71,6 +83,12 @@ impl Proximity {
             }
         }
     }
+}
+
+/// Whether two things approach each other by more than the uncertainty of their speed.
+fn is_approaching(distance: &Distance) -> bool {
+    let sigma = distance.approach_sigma_mps.unwrap_or(0.0);
+    distance.approach_mps.is_some_and(|speed| speed > sigma)
 }
 
 fn level(distance_m: f64, warning_m: Option<f64>, alarm_m: f64) -> Level {
@@ -124,6 +142,7 @@ mod tests {
             leave_warning_m: Some(2.5),
             leave_alarm_m: 0.8,
             separation,
+            alarm_contact: Some(Duration::from_secs(2)),
         };
         Proximity::new(settings).judge(&scene, Duration::from_millis(500))
     }
@@ -197,6 +216,22 @@ mod tests {
         // Standing still: the fixed distances.
         assert_eq!(judge(0.5, Some(-1.0)), Verdict::Evidence { raise: TooNear, hold: TooNear });
         assert_eq!(judge(0.6, Some(0.0)), Verdict::Evidence { raise: Near, hold: TooNear });
+    }
+
+    #[test]
+    fn who_may_be_there_in_two_seconds_is_too_near() {
+        use Level::{Safe, TooNear};
+        let judge = |lower_m, approach_mps, sigma| {
+            let Reading::Measured(mut distance) = measured(lower_m, DistanceKind::Value) else { panic!() };
+            (distance.approach_mps, distance.approach_sigma_mps) = (Some(approach_mps), Some(sigma));
+            judge_with(None, Reading::Measured(distance))
+        };
+        // 3 m at 1.3 + 1.96 * 0.2 = 1.69 m/s are 1.77 s; at 1 m/s 2.15 s, less than the 3 s of leaving.
+        assert_eq!(judge(3.0, 1.3, 0.2), Verdict::Evidence { raise: TooNear, hold: TooNear });
+        assert_eq!(judge(3.0, 1.0, 0.2), Verdict::Evidence { raise: Safe, hold: TooNear });
+        assert_eq!(judge(6.0, 1.0, 0.2), Verdict::Evidence { raise: Safe, hold: Safe });
+        assert_eq!(judge(3.0, 0.3, 0.8), Verdict::Evidence { raise: Safe, hold: Safe }, "perhaps it stands");
+        assert_eq!(judge(3.0, -1.3, 0.2), Verdict::Evidence { raise: Safe, hold: Safe });
     }
 
     #[test]

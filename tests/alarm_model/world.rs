@@ -49,6 +49,7 @@ pub fn settings(latch: LatchSettings, shelve_max: Duration) -> RuleSettings {
             leave_warning_m: None,
             leave_alarm_m: 0.8,
             separation: None,
+            alarm_contact: None,
         }),
         latch,
         when: vec![],

@@ -16,6 +16,7 @@ pub(in crate::publish) fn inventory(mode: Mode, cameras: &[&str], remote_control
             leave_warning_m: None,
             leave_alarm_m: 0.8,
             separation: None,
+            alarm_contact: None,
         }),
         latch: LatchSettings {
             stale_after: Duration::from_secs(1),
