@@ -122,10 +122,10 @@ mod tests {
     use crate::types::{CameraId, ClassName, PairReading};
 
     fn judge(reading: Reading) -> Verdict {
-        judge_with(None, reading)
+        judge_with(None, None, reading)
     }
 
-    fn judge_with(separation: Option<Separation>, reading: Reading) -> Verdict {
+    fn judge_with(separation: Option<Separation>, contact: Option<Duration>, reading: Reading) -> Verdict {
         let pair = PairId::new("p").unwrap();
         let scene = MetricScene {
             camera: CameraId::new("c").unwrap(),
@@ -142,7 +142,7 @@ mod tests {
             leave_warning_m: Some(2.5),
             leave_alarm_m: 0.8,
             separation,
-            alarm_contact: Some(Duration::from_secs(2)),
+            alarm_contact: contact,
         };
         Proximity::new(settings).judge(&scene, Duration::from_millis(500))
     }
@@ -205,7 +205,7 @@ mod tests {
         let judge = |lower_m, approach_mps| {
             let Reading::Measured(mut distance) = measured(lower_m, DistanceKind::Value) else { panic!() };
             distance.approach_mps = approach_mps;
-            judge_with(Some(separation), Reading::Measured(distance))
+            judge_with(Some(separation), None, Reading::Measured(distance))
         };
         // 2 m/s * (0.5 s + 0.5 s) + 0.5 m = 2.5 m, beyond the warning; left 0.3 m farther away.
         assert_eq!(judge(2.5, None), Verdict::Evidence { raise: TooNear, hold: TooNear });
@@ -224,7 +224,7 @@ mod tests {
         let judge = |lower_m, approach_mps, sigma| {
             let Reading::Measured(mut distance) = measured(lower_m, DistanceKind::Value) else { panic!() };
             (distance.approach_mps, distance.approach_sigma_mps) = (Some(approach_mps), Some(sigma));
-            judge_with(None, Reading::Measured(distance))
+            judge_with(None, Some(Duration::from_secs(2)), Reading::Measured(distance))
         };
         // 3 m at 1.3 + 1.96 * 0.2 = 1.69 m/s are 1.77 s; at 1 m/s 2.15 s, less than the 3 s of leaving.
         assert_eq!(judge(3.0, 1.3, 0.2), Verdict::Evidence { raise: TooNear, hold: TooNear });
