@@ -9,7 +9,7 @@
 //!    as the place in the picture where the floor below the middle is seen. Patches of one thing err together, so their
 //!    informations are averaged, not summed; the two ways err differently, so theirs are summed.
 //! 2. Its patches also say the heading, with its uncertainty, front and rear possibly exchanged.
-//! 3. For each of 24 headings Gauss and Newton's method finds the middle that fits best: that of step 1, the bearings
+//! 3. For each of 36 headings Gauss and Newton's method finds the middle that fits best: that of step 1, the bearings
 //!    of the mask's two sides, and the lower outline where it borders on visible floor (ground contact). The last two
 //!    are robust (Cauchy), since other things may stand in front.
 //! 4. The headings, weighted by `exp(-cost)`, are the posterior: distances get a value from the best one and an
@@ -84,7 +84,7 @@ const CONTACT: [(f64, f64, f64); 2] = [(0.2, 0.09, 0.12), (0.5, 0.19, 0.2)];
 /// Residuals count in full up to about this many sigmas (Cauchy).
 const ROBUST: f64 = 1.5;
 /// Headings tried.
-const HEADINGS: usize = 24;
+const HEADINGS: usize = 36;
 /// Hypotheses less probable than this are dropped.
 const LEAST_WEIGHT: f64 = 5e-3;
 /// Standard deviation of a rectangle's outline about the true one, metres: 0.07 of shape and 0.16 of length
