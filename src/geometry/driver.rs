@@ -1,35 +1,55 @@
 //! A person inside a forklift is its driver, not somebody on foot who is near it.
 //!
 //! The decoder has learned the driver as a part of the forklift; where it takes one for a person all the same, this
-//! says so. It is careful: who stands in front of a forklift or leans on it must stay a person.
+//! says so. It is careful: who stands in front of a forklift or leans on it must stay a person, and so must who was
+//! followed on the way behind one.
 
 use crate::types::{Scene, Thing};
 
-use super::polygon::contains;
+use super::polygon::{contains, nearest_on_segment, sides};
 use super::standing::Standing;
+use super::vector::{norm2, sub2};
 
 /// Share of the person's cells that must have the forklift's on their left, right and below.
 const SURROUNDED: f64 = 0.6;
 /// How far inside the forklift's outline the middle must lie, as a share of the way from its middle.
 const WELL_INSIDE: f64 = 0.6;
 
+/// A person that only looks like sitting in a forklift is put beside it by less than this, metres.
+const REACH_M: f64 = 0.6;
+
+/// Whether a person sits in a forklift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seat {
+    /// On foot.
+    No,
+    /// It looks so, unless somebody was seen going there.
+    Perhaps,
+    /// Yes.
+    Yes,
+}
+
 /// Whether a person is the driver of a forklift. Both must be seen.
-pub fn is_driver(scene: &Scene, person: &Standing, forklift: &Standing) -> bool {
+pub fn seat(scene: &Scene, person: &Standing, forklift: &Standing) -> Seat {
     let seen = |s: &Standing| s.index.and_then(|index| scene.things.get(index));
-    let (Some(who), Some(what)) = (seen(person), seen(forklift)) else { return false };
+    let (Some(who), Some(what)) = (seen(person), seen(forklift)) else { return Seat::No };
     if person.class.as_str() != "person" || forklift.class.as_str() != "forklift" {
-        return false;
+        return Seat::No;
     }
     // Feet on the floor are not a driver's.
-    if who.meets_floor.iter().any(|meets| *meets) {
-        return false;
+    let on_feet = who.meets_floor.iter().any(|meets| *meets);
+    let Some(best) = forklift.footprint.hypotheses.first() else { return Seat::No };
+    if on_feet || surrounded(who, what) < SURROUNDED {
+        return Seat::No;
     }
-    let middle = forklift.middle_m();
-    let from_middle = person.middle_m();
-    let outwards = [0, 1].map(|k| middle[k] + (from_middle[k] - middle[k]) / WELL_INSIDE);
-    let inside =
-        forklift.footprint.hypotheses.first().is_some_and(|best| contains(&best.outline_m, outwards));
-    inside && surrounded(who, what) >= SURROUNDED
+    let (middle, place) = (best.middle_m, person.middle_m());
+    let outwards = [0, 1].map(|k| middle[k] + (place[k] - middle[k]) / WELL_INSIDE);
+    if contains(&best.outline_m, outwards) {
+        return Seat::Yes;
+    }
+    let away = |(a, b)| norm2(sub2(nearest_on_segment(place, a, b), place));
+    let near = contains(&best.outline_m, place) || sides(&best.outline_m).any(|side| away(side) < REACH_M);
+    if near { Seat::Perhaps } else { Seat::No }
 }
 
 /// Share of the inner thing's cells that have cells of the outer one on both sides and below.
@@ -89,6 +109,7 @@ mod tests {
             cut: Cut::default(),
             largest_m: 4.0,
             whole: true,
+            seated: false,
             track: None,
             motion: None,
         }
@@ -109,12 +130,14 @@ mod tests {
                 }
             }
             let scene = crate::geometry::scene::tests::scene(vec![body, thing("person", person, feet)]);
-            is_driver(&scene, &standing("person", 1, at, [0.3, 0.3]), &forklift)
+            seat(&scene, &standing("person", 1, at, [0.3, 0.3]), &forklift)
         };
-        assert!(driver([34, 14, 8, 12], false, [0.2, 6.1]));
-        assert!(!driver([34, 14, 8, 12], true, [0.2, 6.1]), "feet on the floor");
-        assert!(!driver([34, 14, 8, 12], false, [0.2, 7.0]), "behind it");
-        assert!(!driver([34, 14, 8, 26], false, [0.2, 6.1]), "nothing of the forklift below");
-        assert!(!driver([56, 14, 8, 12], false, [0.2, 6.1]), "beyond its side");
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 6.1]), Seat::Yes);
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 6.5]), Seat::Perhaps, "near its side");
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 7.1]), Seat::Perhaps, "put just behind it");
+        assert_eq!(driver([34, 14, 8, 12], true, [0.2, 6.1]), Seat::No, "feet on the floor");
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 7.3]), Seat::No, "behind it");
+        assert_eq!(driver([34, 14, 8, 26], false, [0.2, 6.1]), Seat::No, "nothing of the forklift below");
+        assert_eq!(driver([56, 14, 8, 12], false, [0.2, 6.1]), Seat::No, "beyond its side");
     }
 }

@@ -9,7 +9,7 @@ use super::apart::apart;
 use super::calibration::Calibration;
 use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
-use super::driver::is_driver;
+use super::driver::{Seat, seat};
 use super::footprint::{Footprint, Hypothesis, View, locate};
 use super::metric::DepthTie;
 use super::polygon::{Shortest, contains, convex_hull, nearest_on_segment, sides};
@@ -102,6 +102,7 @@ impl Room<'_> {
                             cut: if is_bound { part.cut } else { Cut::default() },
                             largest_m,
                             whole,
+                            seated: false,
                             track: None,
                             motion: None,
                         });
@@ -113,7 +114,11 @@ impl Room<'_> {
         }
         let forklifts: Vec<Standing> =
             standing.iter().filter(|s| s.class.as_str() == "forklift").cloned().collect();
-        standing.retain(|s| !forklifts.iter().any(|forklift| is_driver(scene, s, forklift)));
+        standing.retain_mut(|s| {
+            let seat = forklifts.iter().map(|forklift| seat(scene, s, forklift)).max().unwrap_or(Seat::No);
+            s.seated = seat == Seat::Perhaps;
+            seat != Seat::Yes
+        });
         // A picture that cannot be believed shows nothing, not even that a thing is gone.
         if scene.trust == Trust::Trusted {
             standing = tracks.follow(scene.captured, standing, looks, |place_m| self.spot(scene, place_m));

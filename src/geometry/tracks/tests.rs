@@ -24,6 +24,7 @@ fn person(index: usize, [x, y]: [f64; 2]) -> Standing {
         cut: Cut::default(),
         largest_m: 1.3,
         whole: true,
+        seated: false,
         track: None,
         motion: None,
     }
@@ -107,6 +108,18 @@ fn what_comes_late_or_after_a_gap_is_as_it_is() {
     let after = tracks.follow(at(7000), vec![person(0, [0.0, 5.0])], &[], hidden);
     assert_ne!(after[0].track, first);
     assert!(after[0].motion.is_none());
+}
+
+#[test]
+fn who_looks_like_a_driver_counts_only_when_somebody_went_there() {
+    let seated = || Standing { seated: true, ..person(0, [0.0, 5.0]) };
+    let mut tracks = Tracks::default();
+    assert!(tracks.follow(at(0), vec![seated()], &[], hidden).is_empty());
+    for ms in (100..500).step_by(100) {
+        tracks.follow(at(ms), vec![person(0, [0.0, 5.0])], &[], hidden);
+    }
+    let out = tracks.follow(at(500), vec![seated()], &[], hidden);
+    assert_eq!((out.len(), out[0].index), (1, Some(0)));
 }
 
 proptest! {
