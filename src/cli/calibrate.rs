@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use image::RgbImage;
 
+use super::teach::picture;
 use super::{EXIT_USAGE, picture_file};
 use crate::clock;
 use crate::config::Survey;
@@ -38,7 +39,8 @@ pub struct CalibrateArguments {
     /// Which of the pipeline's cameras; needed when it has several
     #[arg(long, value_name = "CAMERA")]
     pub camera: Option<String>,
-    /// The picture to draw on: jpg, png, or a clip's first frame. Without it the camera of the pipeline is asked
+    /// The picture to draw on: jpg, png, a clip's first frame or a moment of it (FILE@SECONDS). Without it the camera of the
+    /// pipeline is asked
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
     /// Where to write the picture of the grid and the points; without it calibration.png, unless that is there
@@ -136,7 +138,12 @@ fn measured(survey: &Survey, item: Item, camera: &Camera) -> String {
         Item::Length(index) => survey.evidence.lengths.get(index).and_then(|l| {
             let [a, b] = l.ends_px.map(|end| camera.ground_from_pixel(end, &floor(l.height_m)));
             let (a, b) = (a?, b?);
-            Some(format!("{:.2} m for {:.2} m", (a[0] - b[0]).hypot(a[1] - b[1]), l.length_m))
+            let given = if l.sigma_m > 0.0 {
+                format!("{:.2} +- {:.2} m", l.length_m, 1.96 * l.sigma_m)
+            } else {
+                format!("{:.2} m", l.length_m)
+            };
+            Some(format!("{:.2} m for {given}", (a[0] - b[0]).hypot(a[1] - b[1])))
         }),
         Item::Upright(index) => survey.evidence.uprights.get(index).and_then(|u| {
             let [x, y] = camera.ground_from_pixel(u.foot_px, &floor(u.height_m))?;
@@ -230,8 +237,11 @@ fn block(survey: &Survey, calibration: &Calibration) -> String {
     head(&mut out, "lengths", !evidence.lengths.is_empty());
     for length in &evidence.lengths {
         let [from, to] = length.ends_px.map(pair);
+        let assumed =
+            if length.sigma_m > 0.0 { format!(", sigma_m: {}", length.sigma_m) } else { String::new() };
         let (metres, end) = (length.length_m, end(length.height_m));
-        let _ = writeln!(out, "        - {{from_pixel: {from}, to_pixel: {to}, length_m: {metres}{end}");
+        let _ =
+            writeln!(out, "        - {{from_pixel: {from}, to_pixel: {to}, length_m: {metres}{assumed}{end}");
     }
     head(&mut out, "uprights", !evidence.uprights.is_empty());
     for upright in &evidence.uprights {
@@ -250,7 +260,11 @@ fn picture_of(arguments: &CalibrateArguments, survey: &Survey) -> anyhow::Result
         Ok(frame.with_context(|| format!("{} holds no picture", path.display()))??)
     };
     let frame = match (&arguments.image, &survey.source) {
-        (Some(path), _) | (None, Some(CameraSource::File { path, .. })) => first(path)?,
+        (Some(path), _) => match picture::split(&path.to_string_lossy())? {
+            (path, None) => first(&path)?,
+            (path, seconds) => picture::frame_at(&path, seconds)?,
+        },
+        (None, Some(CameraSource::File { path, .. })) => first(path)?,
         (None, Some(CameraSource::Images { dir, .. })) => first(dir)?,
         (None, Some(source @ CameraSource::Rtsp(_))) => live(&id, source)?,
         (None, None) => return Ok(None),

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::report::{self, Collector};
+use super::teach::picture;
 use super::{EXIT_USAGE, progress};
 use crate::backend::{self, BackendSettings};
 use crate::config::{Camera, Config};
@@ -18,12 +19,12 @@ use crate::ingest::clip::Clip;
 use crate::replay;
 use crate::replay::score::{PairScore, RuleScore, Scorer};
 use crate::replay::truth::Truth;
-use crate::types::{CameraId, Transition};
+use crate::types::{CameraId, Frame, Transition};
 
 /// Arguments of `standoff replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArguments {
-    /// The clip: a video file, a folder of pictures, or one picture
+    /// The clip: a video file, a folder of pictures, one picture, or one moment of a video: FILE@SECONDS
     #[arg(value_name = "CLIP")]
     pub clip: PathBuf,
     /// The configuration; its camera's source is replaced by the clip
@@ -80,8 +81,16 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let settings = BackendSettings { max_batch: 1, ..config.backend(heads::shipped::graph_heads()?) };
     let mut backend = backend::open(&settings)?;
     let mut analysis = daemon::analysis_of(&config)?;
-    let clip = Clip::open(&arguments.clip, setup.id.clone())?;
-    let bar = progress::bar(clip.frame_count(), "frames");
+    let (path, seconds) = picture::split(&arguments.clip.to_string_lossy())?;
+    let (frames, count): (Box<dyn Iterator<Item = _>>, _) = if seconds.is_some() {
+        let frame = picture::frame_at(&path, seconds)?;
+        (Box::new(std::iter::once(Ok(Frame { camera: setup.id.clone(), ..frame }))), Some(1))
+    } else {
+        let clip = Clip::open(&arguments.clip, setup.id.clone())?;
+        let count = clip.frame_count();
+        (Box::new(clip), count)
+    };
+    let bar = progress::bar(count, "frames");
 
     let has_truth = truth.is_some();
     let mut collector = Collector::new(Scorer::new(truth.unwrap_or_default(), setup.site.pairs.clone()));
@@ -89,12 +98,15 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     // One annotated frame for each second of the clip.
     let (mut pictures, mut next_picture_s) = (vec![], 0.0);
     let mut closer = Closer::new(config.model.closer_looks)?;
-    replay::run(clip, &setup.id, backend.as_mut(), &mut closer, &mut analysis, |step| {
+    replay::run(frames, &setup.id, backend.as_mut(), &mut closer, &mut analysis, |step| {
         for transition in &step.transitions {
             if !arguments.json {
                 bar.suspend(|| println!("{}", report::transition_line(step.t_s, transition)));
             }
             transitions.push((step.t_s, transition.clone()));
+        }
+        if seconds.is_some() && !arguments.json {
+            bar.suspend(|| println!("{}", report::live_line(step.t_s, &step.snapshot)));
         }
         if arguments.out.is_some() && step.t_s >= next_picture_s {
             pictures.push((step.t_s, report::annotated(&step.snapshot, &setup.site, step.t_s)));

@@ -90,6 +90,7 @@ const METRES: Kind = Kind::Number { min: 0.0, max: 1000.0 };
 const PIXELS: Kind = Kind::Number { min: -100_000.0, max: 100_000.0 };
 const BEND: Kind = Kind::Number { min: -5.0, max: 5.0 };
 const LENGTH_M: Kind = Kind::Number { min: 0.01, max: 1000.0 };
+const SIGMA_M: Kind = Kind::Number { min: 0.0, max: 1000.0 };
 const HEIGHT: Kind = Kind::Number { min: -100.0, max: 100.0 };
 const FOCAL: Kind = Kind::Number { min: 1.0, max: 1_000_000.0 };
 
@@ -527,6 +528,8 @@ static POINT: Section = Section {
 };
 
 const FLOOR_HEIGHT: &str = "Height of the floor that it is on, metres: a yard below the dock has another.";
+const PLANE_HEIGHT: &str =
+    "Height of both ends, metres: of the floor that it is on, or above it (a car's sides).";
 
 static LENGTH: Section = Section {
     about: "One distance on the floor.",
@@ -534,7 +537,13 @@ static LENGTH: Section = Section {
         required("from_pixel", Kind::Point, "Where it begins in the picture: `[x, y]`."),
         required("to_pixel", Kind::Point, "Where it ends."),
         required("length_m", LENGTH_M, "How long it is, metres."),
-        default("height_m", HEIGHT, "0", FLOOR_HEIGHT),
+        default(
+            "sigma_m",
+            SIGMA_M,
+            "0",
+            "Standard deviation of that, metres: 0 when it was measured, more when it is assumed. Lengths of the same `length_m` and `sigma_m` rest on one assumption and are wrong together.",
+        ),
+        default("height_m", HEIGHT, "0", PLANE_HEIGHT),
         optional("what", Kind::Text, "A note for people."),
     ],
 };

@@ -147,11 +147,13 @@ fn surveyed(section: &Reader<'_>) -> Option<Survey> {
     }
     for item in section.list("lengths") {
         let ends = item.point("from_pixel").zip(item.point("to_pixel"));
-        let length = ends.zip(item.number("length_m")).zip(item.number("height_m"));
+        let metres = item.number("length_m").zip(item.number("sigma_m"));
+        let length = ends.zip(metres).zip(item.number("height_m"));
         note(&item, length.is_some());
-        evidence.lengths.extend(length.map(|(((from, to), length_m), height_m)| KnownLength {
+        evidence.lengths.extend(length.map(|(((from, to), (length_m, sigma_m)), height_m)| KnownLength {
             ends_px: [from, to],
             length_m,
+            sigma_m,
             height_m,
         }));
     }

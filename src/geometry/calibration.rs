@@ -222,7 +222,7 @@ pub fn solve(lens: &Lens, evidence: &Evidence, wanted: Unknowns) -> Result<Calib
     if evidence.lengths.is_empty() && evidence.uprights.is_empty() {
         spread::check_spread(&evidence.points)?;
     }
-    let click_px = CLICK_SIGMA_PX_AT_640 * lens.width_px / 640.0;
+    let click_px = click_px(lens);
     let (mut fit, mut camera, mut cost) = best(lens, evidence, wanted.focal)?;
     let mut found = Unknowns { distortion: false, ..wanted };
     if wanted.distortion {
@@ -319,6 +319,11 @@ fn click_sigma_px(cost: f64, spare: usize, click_px: f64) -> f64 {
     (mean_square.sqrt() * student / z).max(click_px)
 }
 
+/// The assumed noise of a click in a picture of this lens, pixels.
+fn click_px(lens: &Lens) -> f64 {
+    CLICK_SIGMA_PX_AT_640 * lens.width_px / 640.0
+}
+
 fn highest_floor(evidence: &Evidence) -> f64 {
     let points = evidence.points.iter().map(|p| p.height_m);
     let lengths = evidence.lengths.iter().map(|l| l.height_m);
@@ -386,7 +391,9 @@ fn check_numbers(lens: &Lens, evidence: &Evidence) -> Result<(), CalibrationErro
             }
             Item::Length(i) => {
                 let l = evidence.lengths[i];
-                ([l.ends_px[0], l.ends_px[1], [l.height_m, l.length_m]], l.length_m)
+                let sure = l.sigma_m >= 0.0 && l.sigma_m.is_finite();
+                let size_m = if sure { l.length_m } else { f64::NAN };
+                ([l.ends_px[0], l.ends_px[1], [l.height_m, size_m]], l.length_m)
             }
             Item::Upright(i) => {
                 let u = evidence.uprights[i];

@@ -89,13 +89,9 @@ pub fn to_line(thing: &Footprint, line_m: &[[f64; 2]], extra_m2: &[[f64; 2]; 2])
     Some(estimate(best?, &components))
 }
 
-/// Shortest distance between two things.
-pub fn between(
-    a: &Footprint,
-    b: &Footprint,
-    extra_a_m2: &[[f64; 2]; 2],
-    extra_b_m2: &[[f64; 2]; 2],
-) -> Option<Estimate> {
+/// Shortest distance between two things. `extra_m2` is the covariance of where the one stands as seen from the other that
+/// all hypotheses share (calibration).
+pub fn between(a: &Footprint, b: &Footprint, extra_m2: &[[f64; 2]; 2]) -> Option<Estimate> {
     let mut best = None;
     let mut components = Vec::with_capacity(a.hypotheses.len() * b.hypotheses.len());
     for p in &a.hypotheses {
@@ -104,8 +100,7 @@ pub fn between(
             let g = gradient(&shortest);
             let variance = quadratic(&p.covariance_m2, g)
                 + quadratic(&q.covariance_m2, g)
-                + quadratic(extra_a_m2, g)
-                + quadratic(extra_b_m2, g)
+                + quadratic(extra_m2, g)
                 + a.shape_sigma_m.powi(2)
                 + b.shape_sigma_m.powi(2);
             components.push(Component {
@@ -159,12 +154,12 @@ mod tests {
     fn distance_between_things_adds_both_uncertainties() {
         let a = Footprint { hypotheses: vec![square_at(0.0, 0.0, 1.0, 0.3)], shape_sigma_m: 0.0 };
         let b = Footprint { hypotheses: vec![square_at(4.0, 0.0, 1.0, 0.4)], shape_sigma_m: 0.0 };
-        let got = between(&a, &b, &NONE, &NONE).unwrap();
+        let got = between(&a, &b, &NONE).unwrap();
         assert_eq!(got.shortest.distance_m, 3.0);
         assert!((got.upper_m - 3.98).abs() < 1e-3, "{got:?}");
         let extra = [[0.0, 0.0], [0.0, 9.0]];
         // Uncertainty across the connection does not count.
-        assert!((between(&a, &b, &extra, &NONE).unwrap().upper_m - 3.98).abs() < 1e-3);
+        assert!((between(&a, &b, &extra).unwrap().upper_m - 3.98).abs() < 1e-3);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod metric;
 pub mod polygon;
 pub mod scene;
 pub mod sight;
+pub mod silhouette;
 pub mod sizes;
 pub mod standing;
 pub mod tracks;

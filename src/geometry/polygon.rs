@@ -126,6 +126,12 @@ pub fn convex_hull(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     hull
 }
 
+/// Area of a polygon in the square of its points' unit, whichever way round they go (shoelace formula).
+pub fn area(polygon: &[[f64; 2]]) -> f64 {
+    let twice: f64 = sides(polygon).map(|(a, b)| a[0] * b[1] - a[1] * b[0]).sum();
+    0.5 * twice.abs()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

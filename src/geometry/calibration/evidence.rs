@@ -20,6 +20,9 @@ pub struct KnownLength {
     pub ends_px: [[f64; 2]; 2],
     /// The distance of its ends, metres.
     pub length_m: f64,
+    /// Standard deviation of that, metres: 0 when it was measured, more when it is assumed (a car's width). Lengths of
+    /// the same `length_m` and `sigma_m` rest on one assumption and are wrong together: more of them do not make it better.
+    pub sigma_m: f64,
     /// The height of its floor, metres.
     pub height_m: f64,
 }
@@ -90,6 +93,22 @@ impl Evidence {
     /// Equations that it gives.
     pub fn equations(&self) -> usize {
         2 * self.points.len() + self.lengths.len() + 2 * self.uprights.len()
+    }
+
+    /// The lengths that are wrong together, by their places in the list: one group for each assumption.
+    pub(super) fn assumptions(&self) -> Vec<Vec<usize>> {
+        let mut out: Vec<Vec<usize>> = Vec::new();
+        for (index, length) in self.lengths.iter().enumerate().filter(|(_, length)| length.sigma_m > 0.0) {
+            let same = |group: &&mut Vec<usize>| {
+                let first = &self.lengths[group[0]];
+                (first.length_m, first.sigma_m) == (length.length_m, length.sigma_m)
+            };
+            match out.iter_mut().find(same) {
+                Some(group) => group.push(index),
+                None => out.push(vec![index]),
+            }
+        }
+        out
     }
 
     /// All of it but one item.

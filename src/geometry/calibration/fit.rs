@@ -4,11 +4,14 @@
 //! errors are divided by what an error of one pixel of each click makes of them (the first-order or Sampson distance,
 //! Hartley & Zisserman, 2nd ed., 4.2.6). These weights are held while Levenberg and Marquardt's method runs and then
 //! taken anew, so that no solution is preferred for making them small.
+//!
+//! Assumed lengths are wrong together. With `u` what one standard deviation of the assumption makes of each of their
+//! residuals, in clicks, the covariance of these is `I + u u^T`; they are multiplied by its inverse square root.
 
 use super::super::camera::{Camera, FloorPlane, Pose};
 use super::super::vector::{eigen_symmetric, invert_spd, matmul, norm2, rotation, solve_spd, sub2};
-use super::CalibrationError;
 use super::evidence::{Evidence, Item, KnownLength, Unknowns, Upright};
+use super::{CalibrationError, click_px};
 
 /// A turn about the world's axes (0 to 2, radians), a shift (3 to 5, metres), the logarithm of the focal length (6),
 /// k1 and k2 (7, 8).
@@ -23,8 +26,12 @@ const ROUNDS: usize = 6;
 struct Whitening([[f64; 2]; 2]);
 
 /// The problem.
+#[derive(Clone)]
 pub(super) struct Fit<'a> {
     evidence: &'a Evidence,
+    assumptions: Vec<Vec<usize>>,
+    /// Standard deviation of a click that assumptions are weighed against, pixels; what is assumed of it when none.
+    noise_px: Option<f64>,
     free: Vec<usize>,
     /// Whether the floor has an origin and axes of its own.
     placed: bool,
@@ -38,7 +45,7 @@ impl<'a> Fit<'a> {
         let mut free = if placed { vec![0, 1, 2, 3, 4, 5] } else { vec![0, 1, 5] };
         free.extend(focal.then_some(6));
         free.extend([7, 8].into_iter().take(distortion));
-        Self { evidence, free, placed }
+        Self { evidence, assumptions: evidence.assumptions(), noise_px: None, free, placed }
     }
 
     /// How many unknowns there are.
@@ -101,13 +108,34 @@ impl<'a> Fit<'a> {
             let seen = camera.pixel_from_world([p.ground_m[0], p.ground_m[1], p.height_m])?;
             out.extend(sub2(seen, p.pixel));
         }
-        let mut whitening = whitening.iter();
+        let mut rest = whitening.iter();
         for length in &self.evidence.lengths {
-            let Whitening([[scale, _], _]) = whitening.next()?;
-            out.push((length_m(camera, length)? - length.length_m) * scale);
+            let Whitening([[scale, _], _]) = rest.next()?;
+            let is_m = length_m(camera, length)?;
+            // An assumption is wrong by a share of itself: a camera on the ground, to which every length is 0, would
+            // otherwise cost no more than so many standard deviations.
+            let off_m = if length.sigma_m > 0.0 {
+                length.length_m * (is_m / length.length_m).ln()
+            } else {
+                is_m - length.length_m
+            };
+            out.push(off_m * scale);
+        }
+        let first = 2 * self.evidence.points.len();
+        let noise_px = self.noise_px.unwrap_or_else(|| click_px(&camera.lens));
+        for group in &self.assumptions {
+            let clicks = |index: &usize| {
+                let Whitening([[scale, _], _]) = whitening[*index];
+                self.evidence.lengths[*index].sigma_m * scale / noise_px
+            };
+            let u: Vec<f64> = group.iter().map(clicks).collect();
+            let square = u.iter().map(|u| u * u).sum::<f64>();
+            let along: f64 = group.iter().zip(&u).map(|(index, u)| u * out[first + index]).sum();
+            let less = along * (1.0 - 1.0 / (1.0 + square).sqrt()) / square;
+            group.iter().zip(&u).for_each(|(index, u)| out[first + index] -= u * less);
         }
         for upright in &self.evidence.uprights {
-            let Whitening(w) = whitening.next()?;
+            let Whitening(w) = rest.next()?;
             let d = sub2(top_px(camera, upright)?, upright.top_px);
             out.extend([w[0][0] * d[0], w[1][0] * d[0] + w[1][1] * d[1]]);
         }
@@ -192,7 +220,9 @@ impl<'a> Fit<'a> {
     /// Cameras one standard deviation away along each independent direction of the covariance.
     pub fn one_sigma(&self, camera: &Camera, sigma_px: f64) -> Result<Vec<Camera>, CalibrationError> {
         let whitening = self.whitening(camera).ok_or_else(CalibrationError::loose)?;
-        let (jtj, _) = self.normal_equations(camera, &whitening).ok_or_else(CalibrationError::loose)?;
+        // However much the clicks scatter, an assumption is as uncertain as it was given.
+        let scattered = Self { noise_px: Some(sigma_px), ..self.clone() };
+        let (jtj, _) = scattered.normal_equations(camera, &whitening).ok_or_else(CalibrationError::loose)?;
         // In units in which every parameter is equally well known, or the inverse loses its digits.
         let scale: Vec<f64> = jtj.iter().enumerate().map(|(i, row)| row[i].sqrt()).collect();
         if scale.iter().any(|s| s.is_nan() || *s <= 0.0) {

@@ -205,7 +205,7 @@ fn clicked(camera: &Camera, grounds: &[[f64; 2]], sigma_px: f64, dice: &mut Dice
 
 fn length_of(camera: &Camera, a: [f64; 2], b: [f64; 2]) -> KnownLength {
     let end = |g: [f64; 2]| camera.pixel_from_world([g[0], g[1], 0.0]).unwrap();
-    KnownLength { ends_px: [end(a), end(b)], length_m: norm2(sub2(a, b)), height_m: 0.0 }
+    KnownLength { ends_px: [end(a), end(b)], length_m: norm2(sub2(a, b)), sigma_m: 0.0, height_m: 0.0 }
 }
 
 fn upright_at(camera: &Camera, at: [f64; 2], tall_m: f64) -> Upright {
@@ -499,4 +499,53 @@ fn clicks_against_points() {
         medians.iter().find(|(key, _)| *key == (points, noise_px)).map_or(f64::NAN, |(_, median)| *median)
     };
     assert!(of(8, 2.0) < of(4, 2.0) && of(4, 0.5) < of(4, 2.0) && of(16, 2.0) < of(8, 2.0));
+}
+
+#[test]
+fn an_assumed_length_is_as_wrong_as_it_is_assumed_however_often() {
+    let truth = camera_above_origin(lens());
+    let mut dice = Dice(11);
+    let sigma_share = 0.05;
+    for (count, scatter_px) in [(6, 0.0), (24, 0.0), (24, 3.0)] {
+        let lengths: Vec<KnownLength> = (0..count)
+            .map(|_| {
+                let [x, y] = somewhere(&truth, &mut dice);
+                let turn = dice.between(0.0, 3.1);
+                let exact = length_of(&truth, [x, y], [x + 1.8 * turn.cos(), y + 1.8 * turn.sin()]);
+                let ends_px = exact.ends_px.map(|end| dice.click(end, scatter_px));
+                KnownLength { ends_px, length_m: 1.8, ..exact }
+            })
+            .collect();
+        let share = |sigma_m: f64, given_m: f64| {
+            let lengths = lengths.iter().map(|l| KnownLength { sigma_m, length_m: given_m, ..*l }).collect();
+            let got =
+                solve(&lens(), &Evidence { lengths, ..Evidence::default() }, Unknowns::default()).unwrap();
+            let height_m = got.camera.pose.position_m[2];
+            (got.plus_minus(|c| c.pose.position_m[2]) / Z_95 / height_m, height_m)
+        };
+        let ((measured, _), (assumed, height_m)) = (share(0.0, 1.8), share(sigma_share * 1.8, 1.8));
+        assert!((height_m - 4.0).abs() < 1e-4 + 0.1 * scatter_px, "{height_m}");
+        let expected = measured.hypot(sigma_share);
+        assert!((assumed - expected).abs() < 0.05 * expected, "{count}: {assumed} {expected}");
+        // All of them given too long by two standard deviations: nothing is off, and the height is wrong by as much.
+        let (share, longer_m) = share(sigma_share * 1.98, 1.98);
+        assert!((longer_m / height_m - 1.1).abs() < 1e-3 && share > 0.05, "{longer_m} {share}");
+    }
+}
+
+#[test]
+fn a_measured_length_counts_for_more_than_an_assumed_one() {
+    let truth = camera_above_origin(lens());
+    let g = [[-2.0, 5.0], [2.0, 5.0], [2.5, 11.0], [-2.5, 11.0], [-1.0, 7.0], [1.0, 8.0]];
+    let of = |i: usize, j: usize| length_of(&truth, g[i], g[j]);
+    let mut lengths = vec![of(0, 1), of(1, 2), of(2, 3), of(3, 0), of(4, 5)];
+    // Two that are assumed alike and 6 % too long.
+    let size_m = norm2(sub2(g[0], [-0.2, 5.0]));
+    for ends in [[g[0], [-0.2, 5.0]], [[0.0, 9.0], [1.8, 9.0]]] {
+        let long_m = 1.06 * size_m;
+        lengths.push(KnownLength { length_m: long_m, sigma_m: 0.1, ..length_of(&truth, ends[0], ends[1]) });
+    }
+    let got = solve(&lens(), &Evidence { lengths, ..Evidence::default() }, Unknowns::default()).unwrap();
+    assert!((got.camera.pose.position_m[2] - 4.0).abs() < 0.02, "{:?}", got.camera.pose);
+    assert!(got.residual_px.iter().all(|off| *off < 2.0), "{:?}", got.residual_px);
 }
