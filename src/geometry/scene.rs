@@ -140,7 +140,7 @@ impl Room<'_> {
                 grid: scene.grid,
                 height_m: camera.pose.position_m[2] - plane.height_m,
                 depth: match (&scene.depth, tie) {
-                    (Some(depth), Some(tie)) => Some((depth.metres.as_slice(), tie)),
+                    (Some(depth), Some(tie)) => Some((depth.values.as_slice(), tie)),
                     _ => None,
                 },
             };

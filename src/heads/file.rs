@@ -92,7 +92,8 @@ impl HeadFile {
         let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let bias = bytes(&self.graph.bias);
         let values = match &self.graph.tail {
-            HeadTail::Logits => None,
+            // A published head has no outputs of its own and was refused above.
+            HeadTail::Logits | HeadTail::Official(_) => None,
             HeadTail::BinMoments { values } => Some(bytes(values)),
         };
         let view = |dtype, shape, data| {

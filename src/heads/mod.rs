@@ -5,6 +5,7 @@
 
 pub mod depth;
 pub mod file;
+pub mod other_depth;
 pub mod segment;
 pub mod shipped;
 pub mod surface;
