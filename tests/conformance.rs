@@ -5,6 +5,10 @@
 mod backbone;
 #[path = "conformance/backend.rs"]
 mod backend;
+#[path = "conformance/depth.rs"]
+mod depth;
+#[path = "conformance/depth_network.rs"]
+mod depth_network;
 #[cfg(feature = "cuda")]
 #[path = "conformance/device.rs"]
 mod device;

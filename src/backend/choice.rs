@@ -7,6 +7,7 @@ mod on_gpu;
 use std::fmt;
 
 use super::gate::{self, Reference};
+use super::onnxruntime::with_depth::WithDepth;
 use super::{Backend, BackendError, BackendSettings, onnxruntime, recorded};
 use crate::model::graph::Precision;
 
@@ -203,7 +204,11 @@ pub fn choose(settings: &BackendSettings) -> Result<Chosen, BackendError> {
         let backend = Box::new(recorded::Recorded::open(file, settings.max_batch, &heads)?);
         return Ok(Chosen { backend, passed_over: vec![], degraded: None, wanted: settings.wanted });
     }
-    choose_from(settings.wanted, candidates(settings), gate_of(settings))
+    let mut chosen = choose_from(settings.wanted, candidates(settings), gate_of(settings))?;
+    if let Some(network) = &settings.depth {
+        chosen.backend = Box::new(WithDepth::open(chosen.backend, network, settings)?);
+    }
+    Ok(chosen)
 }
 
 /// The gate with its reference, which is fetched when the first backend has to pass.

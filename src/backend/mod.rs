@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 pub use self::choice::{Chosen, Wanted, choose};
 
+use crate::model::depth::DepthNetwork;
 use crate::model::graph::{GraphHead, Precision};
 use crate::types::{Batch, Features, Grid};
 
@@ -33,6 +34,8 @@ pub struct BackendSettings {
     pub threads: Option<usize>,
     /// Heads that become part of the graph.
     pub heads: Vec<GraphHead>,
+    /// A network that gives the depth, beside the model: a second pass, on the CPU, over each frame.
+    pub depth: Option<DepthNetwork>,
     /// Whether [`Features::layers`] are wanted: training and what was taught on site read them. Without
     /// them they are empty, which saves 2.7 MB a frame.
     pub layers: bool,
@@ -55,6 +58,7 @@ impl Default for BackendSettings {
             max_batch: 1,
             threads: None,
             heads: Vec::new(),
+            depth: None,
             layers: true,
             wanted: Wanted::Auto,
             precision: Precision::Mixed,

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod device;
+pub mod with_depth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

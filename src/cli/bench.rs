@@ -69,10 +69,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     }
     let (frames, decode) = decode(arguments, camera.id.clone())?;
 
-    let mut settings = config.backend(heads::shipped::graph_heads()?);
+    let mut settings = config.backend()?;
     settings.max_batch = 1;
     let mut with_heads = backend::open(&settings)?;
-    settings.heads = vec![];
+    (settings.heads, settings.depth) = (vec![], None);
     let mut without_heads = backend::open(&settings)?;
     let mut analysis = daemon::analysis_of(&config)?;
     let mut times = Times { decode: vec![decode], ..Times::default() };

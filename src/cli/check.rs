@@ -34,8 +34,9 @@ pub fn run(args: &Args) -> ExitCode {
 pub fn summary(config: &Config) -> String {
     let Config { node, model, mqtt, cameras, .. } = config;
     let (width, height) = (model.input_width, model.input_height);
+    let depth = model.depth.file().map_or_else(String::new, |file| format!(", depth by {}", file.display()));
     let mut lines = vec![format!(
-        "  node {node}, model {} at {width}x{height}, broker {}:{}",
+        "  node {node}, model {} at {width}x{height}{depth}, broker {}:{}",
         model.name, mqtt.host, mqtt.port
     )];
     lines.extend(cameras.iter().map(camera_line));

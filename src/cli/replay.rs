@@ -13,7 +13,6 @@ use crate::backend::{self, BackendSettings};
 use crate::config::{Camera, Config};
 use crate::daemon;
 use crate::draw;
-use crate::heads;
 use crate::infer::Closer;
 use crate::ingest::clip::Clip;
 use crate::replay;
@@ -78,7 +77,7 @@ pub fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let setup = daemon::setup_of(&config, &camera);
     config.cameras = vec![camera];
 
-    let settings = BackendSettings { max_batch: 1, ..config.backend(heads::shipped::graph_heads()?) };
+    let settings = BackendSettings { max_batch: 1, ..config.backend()? };
     let mut backend = backend::open(&settings)?;
     let mut analysis = daemon::analysis_of(&config)?;
     let (path, seconds) = picture::split(&arguments.clip.to_string_lossy())?;

@@ -179,6 +179,16 @@ static MODEL: Section = Section {
             "Folder of what `standoff teach` learned. Without it `taught` in the state folder.",
         ),
         optional(
+            "depth",
+            Kind::Path,
+            "A file that gives the depth instead of the shipped head: a depth head that DINOv2's authors published (safetensors), or Depth Anything V2 (ONNX), which costs a second backbone pass: [depth.md](depth.md).",
+        ),
+        optional(
+            "depth_unit",
+            Kind::Text,
+            "What the values of an ONNX file in `depth` are: `inverse` (Depth Anything V2's relative models) or `metres` (its metric ones). Without it `inverse`.",
+        ),
+        optional(
             "recorded",
             Kind::Path,
             "FOR TESTS ONLY: a file of features (`standoff bench --record`) that answers instead of the model, whatever the cameras see.",

@@ -27,7 +27,9 @@ use crate::album::Limits;
 use crate::audit::AuditSettings;
 use crate::backend::{BackendSettings, Wanted};
 use crate::geometry::Site;
+use crate::heads::{HeadError, other_depth};
 use crate::ingest::CameraSource;
+use crate::model::depth::DepthSource;
 use crate::model::graph::{GraphHead, Precision};
 use crate::outbox::OutboxSettings;
 use crate::publish::MqttSettings;
@@ -123,6 +125,8 @@ pub struct ModelSettings {
     pub batch_wait: Duration,
     /// Closer looks at a frame at most.
     pub closer_looks: usize,
+    /// Where the depth comes from.
+    pub depth: DepthSource,
     /// A file of recorded features that answers instead of the model.
     pub recorded: Option<PathBuf>,
     /// Folder of what was taught, where it is not the one in the state folder.
@@ -139,12 +143,22 @@ impl ModelSettings {
             max_batch: self.max_batch,
             threads: (self.threads > 0).then_some(self.threads),
             heads,
+            depth: None,
             layers: false,
             wanted: self.backend,
             precision: self.precision,
             recorded: self.recorded.clone(),
             library: None,
         }
+    }
+
+    /// What a backend is opened with that gives all that the heads of [`other_depth::heads`] read.
+    ///
+    /// # Errors
+    /// A damaged shipped head.
+    pub fn whole_backend(&self) -> Result<BackendSettings, HeadError> {
+        let depth = self.depth.network().cloned();
+        Ok(BackendSettings { depth, ..self.backend(other_depth::graph_heads(&self.depth)?) })
     }
 }
 
@@ -268,9 +282,12 @@ impl Config {
         pairs.flat_map(|pair| pair.classes()).collect()
     }
 
-    /// What a backend with these heads is opened with.
-    pub fn backend(&self, heads: Vec<GraphHead>) -> BackendSettings {
-        BackendSettings { layers: self.reads_tokens(), ..self.model.backend(heads) }
+    /// What a backend is opened with that gives all that the analysis reads.
+    ///
+    /// # Errors
+    /// A damaged shipped head.
+    pub fn backend(&self) -> Result<BackendSettings, HeadError> {
+        Ok(BackendSettings { layers: self.reads_tokens(), ..self.model.whole_backend()? })
     }
 
     /// The MQTT topics that conditions of rules read, each once.

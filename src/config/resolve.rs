@@ -19,6 +19,7 @@ use crate::audit::AuditSettings;
 use crate::backend::Wanted;
 use crate::geometry::{Edge, FloorPlane, Pair, PairEnd, Site};
 use crate::ingest::{CameraSource, Decode, RtspSource, StreamUrl};
+use crate::model::depth::DepthSource;
 use crate::model::graph::Precision;
 use crate::outbox::OutboxSettings;
 use crate::publish::discovery::{HomeAssistant, Mode};
@@ -31,7 +32,8 @@ use crate::rules::when::Condition;
 use crate::rules::{LatchSettings, ProximitySettings, RuleKind, RuleSettings, Separation, Stopping};
 use crate::types::ids::InvalidName;
 use crate::types::{
-    CameraId, ClassName, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret, StateName, StateValue,
+    CameraId, ClassName, DepthUnit, EdgeId, NodeId, PROOF_CAMERA, PairId, RuleId, Secret, StateName,
+    StateValue,
 };
 use crate::view::ViewSettings;
 
@@ -214,6 +216,7 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         if path.is_file() { Ok(path) } else { Err(format!("'{}' is not a file", path.display())) }
     });
     let taught = section.text("taught").map(|text| around.folder.join(text));
+    let depth = depth(section, around);
     let (name, size) = (section.text("name"), section.size("input"));
     let (threads, max_batch) = (section.integer("threads"), section.integer("max_batch"));
     let backend = section.parsed("backend", |text| match text {
@@ -242,9 +245,38 @@ fn model(section: &Reader<'_>, around: &Surroundings) -> Option<ModelSettings> {
         batch_wait: batch_wait?,
         // What was recorded knows the whole picture only.
         closer_looks: if recorded.is_some() { 0 } else { usize::try_from(closer_looks?).ok()? },
+        depth,
         recorded,
         taught,
     })
+}
+
+fn depth(section: &Reader<'_>, around: &Surroundings) -> DepthSource {
+    let unit = section.parsed("depth_unit", str::parse::<DepthUnit>);
+    if section.has("depth") && section.has("recorded") {
+        section.wrong_key(
+            "depth",
+            "does not go with `recorded`, which answers with the depth that was recorded",
+        );
+    }
+    if section.has("depth_unit") && !section.has("depth") {
+        section.wrong_key("depth_unit", "says nothing without `depth`");
+    }
+    let source = section.parsed("depth", |text| DepthSource::read(&around.folder.join(text), unit));
+    if let Some(DepthSource::Official(head)) = &source
+        && let Some(dim) = section.text("name").and_then(|name| dim_of(&name))
+        && let Err(problem) = head.check(dim)
+    {
+        section.wrong_key("depth", problem);
+    }
+    source.unwrap_or_default()
+}
+
+/// Width of the tokens of the models that have their published names; others tell it when they are opened.
+fn dim_of(model: &str) -> Option<usize> {
+    let known = [("small", 384), ("base", 768), ("large", 1024), ("giant", 1536)];
+    let size = model.strip_prefix("dinov2-")?;
+    known.into_iter().find_map(|(name, dim)| (name == size).then_some(dim))
 }
 
 fn mqtt(section: &Reader<'_>, node: Option<&NodeId>, around: &Surroundings) -> Option<MqttSettings> {

@@ -214,6 +214,31 @@ fn each_fault_has_its_message() {
             "model: {input: 393x224}\ncameras:\n",
             "'393x224' is not such a size; width and height",
         ),
+        (
+            "cameras:\n",
+            "model: {depth: no.safetensors}\ncameras:\n",
+            "no.safetensors' is of no use for depth: No such file",
+        ),
+        (
+            "cameras:\n",
+            "model: {depth: Cargo.toml, recorded: Cargo.toml}\ncameras:\n",
+            "model.depth: does not go with `recorded`",
+        ),
+        (
+            "cameras:\n",
+            "model: {depth: Cargo.toml}\ncameras:\n",
+            "it is neither safetensors nor ONNX; docs/depth.md says which files are",
+        ),
+        (
+            "cameras:\n",
+            "model: {depth_unit: feet}\ncameras:\n",
+            "model.depth_unit: metres or inverse is wanted",
+        ),
+        (
+            "cameras:\n",
+            "model: {depth_unit: metres}\ncameras:\n",
+            "model.depth_unit: says nothing without `depth`",
+        ),
         ("cameras:\n", "node: [a]\ncameras:\n", "node: a list stands here; a name is wanted"),
         ("  dock:\n", "  dock: {}\n  dock:\n", "cameras.dock: this key stands here for the second time"),
     ] {
@@ -226,6 +251,43 @@ fn each_fault_has_its_message() {
     assert_eq!(problems(""), ["cameras: is missing; names, each with its keys, are wanted"]);
     assert_eq!(problems("cameras: {}"), ["line 1: cameras: there is no camera"]);
     assert_eq!(problems("- 1"), ["line 1: must be keys with values, not a list"]);
+}
+
+#[test]
+fn a_depth_head_takes_the_place_of_the_shipped_one() {
+    use safetensors::tensor::{Dtype, TensorView};
+    let folder = tempfile::tempdir().unwrap();
+    let zeros = vec![0u8; 4 * 256 * 768];
+    let view = |shape: &[usize]| {
+        let bytes = 4 * shape.iter().product::<usize>();
+        TensorView::new(Dtype::F32, shape.to_vec(), &zeros[..bytes]).unwrap()
+    };
+    let tensors = [
+        ("decode_head.conv_depth.weight", view(&[256, 768, 1, 1])),
+        ("decode_head.conv_depth.bias", view(&[256])),
+    ];
+    let file = folder.path().join("dinov2_vits14_nyu_linear_head.safetensors");
+    safetensors::serialize_to_file(tensors, None, &file).unwrap();
+    let text = format!("model: {{depth: '{}'}}\n{GOOD}", file.display());
+    let config = parse(&text).unwrap();
+    assert_eq!(config.model.depth.file(), Some(file.as_path()));
+    let names = |config: &Config| -> Vec<(String, usize)> {
+        let settings = config.backend().unwrap();
+        assert_eq!(settings.depth, None, "it needs no second pass");
+        settings.heads.iter().map(|head| (head.name.clone(), head.channels())).collect()
+    };
+    let mut shipped = names(&parse(GOOD).unwrap());
+    let depth = shipped.iter_mut().find(|(name, _)| name == "depth").unwrap();
+    assert_eq!(depth.1, 2, "mean and spread");
+    depth.1 = 1;
+    assert_eq!(names(&config), shipped);
+    let other = text.replace("model: {", "model: {name: dinov2-base, ");
+    assert!(
+        problems(&other)[0].contains("is for tokens 384 wide, those of the model are 768 wide"),
+        "{other}"
+    );
+    let with_unit = text.replace("model: {", "model: {depth_unit: inverse, ");
+    assert!(problems(&with_unit)[0].contains("model.depth: "), "{:?}", problems(&with_unit));
 }
 
 #[test]

@@ -36,7 +36,7 @@ use crate::clock;
 use crate::config::{Camera, Config};
 use crate::control;
 use crate::geometry::Site;
-use crate::heads::{self, HeadError};
+use crate::heads::HeadError;
 use crate::heartbeat::{Heart, Part, Trouble};
 use crate::infer::{self, Closer};
 use crate::ingest::{self, CameraHandle, IngestError};
@@ -177,8 +177,7 @@ impl Daemon {
 
         let mut observers = Observers::start(config, &runtime, &outbox, &heart)?;
         school.audit_to(observers.audit().clone());
-        let heads = heads::shipped::graph_heads()?;
-        let settings = BackendSettings { layers: school.tokens(), ..config.model.backend(heads) };
+        let settings = BackendSettings { layers: school.tokens(), ..config.model.whole_backend()? };
         let chosen = match backend::choose(&settings) {
             Ok(chosen) => chosen,
             Err(error) => {

@@ -65,7 +65,7 @@ impl Observers {
             return None;
         }
         let stale_after = config.cameras.iter().map(|camera| camera.stale_after).max()?;
-        match proof_test::prepare(stale_after) {
+        match proof_test::prepare(stale_after, &config.model.depth) {
             Ok((proof, shadow)) => {
                 let _guard = runtime.enter();
                 let (slots, outbox) = (slots.clone(), self.outbox.clone());

@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use crate::analysis::{CameraSetup, Shadow};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Surroundings};
-use crate::heads::shipped;
+use crate::heads::other_depth;
 use crate::ingest::stills;
 use crate::metrics::METRICS;
+use crate::model::depth::DepthSource;
 use crate::outbox::{Outbox, Statement};
 use crate::slot::Slots;
 use crate::types::{CameraId, Frame, PROOF_CAMERA, ProofProgress, ProofReport, ProofStage, Report};
@@ -51,13 +52,16 @@ pub(super) struct Proof {
 }
 
 /// The test and the camera on which the analysis makes it. Evidence is stale after the same time as the site's.
-pub(super) fn prepare(stale_after: Duration) -> Result<(Proof, Shadow), ProofError> {
+pub(super) fn prepare(stale_after: Duration, depth: &DepthSource) -> Result<(Proof, Shadow), ProofError> {
     let scene = |error: &dyn std::fmt::Display| ProofError::Scene(error.to_string());
     let around = Surroundings { file: "near-miss.yaml".into(), ..Surroundings::default() };
     let config = Config::parse(SCENE, &around).map_err(|problems| scene(&problems))?;
     let camera = config.cameras.into_iter().next().ok_or_else(|| scene(&"it has no camera"))?;
     let id = CameraId::new(PROOF_CAMERA).map_err(|error| scene(&error))?;
-    let heads = shipped::heads(&camera.site.pairs.iter().map(|pair| pair.from.clone()).collect::<Vec<_>>())?;
+    let heads = other_depth::heads(
+        depth,
+        &camera.site.pairs.iter().map(|pair| pair.from.clone()).collect::<Vec<_>>(),
+    )?;
     let mut rules = camera.rules;
     for rule in &mut rules {
         rule.latch.stale_after = stale_after;
@@ -157,14 +161,14 @@ mod tests {
 
     #[test]
     fn its_scene_and_picture_are_usable() {
-        let (proof, _shadow) = prepare(Duration::from_secs(1)).unwrap();
+        let (proof, _shadow) = prepare(Duration::from_secs(1), &DepthSource::Shipped).unwrap();
         assert_eq!((proof.frame.width, proof.frame.height), (640, 360));
         assert_eq!(proof.frame.camera.as_str(), PROOF_CAMERA);
     }
 
     #[test]
     fn a_picture_that_nobody_takes_is_said_to_be_stuck() {
-        let (mut proof, _shadow) = prepare(Duration::from_secs(1)).unwrap();
+        let (mut proof, _shadow) = prepare(Duration::from_secs(1), &DepthSource::Shipped).unwrap();
         proof.patience = Duration::from_millis(100);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (slots, outbox) = (Slots::default(), Outbox::default());
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_rule_is_the_reason() {
-        let (proof, shadow) = prepare(Duration::from_secs(1)).unwrap();
+        let (proof, shadow) = prepare(Duration::from_secs(1), &DepthSource::Shipped).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (slots, outbox) = (Slots::default(), Outbox::default());
         let report = runtime.block_on(async {

@@ -88,7 +88,7 @@ impl School {
             .into_iter()
             .cloned()
             .partition(|class| shipped.iter().any(|name| name == class.as_str()));
-        let mut list = heads::shipped::heads(&known)?;
+        let mut list = heads::other_depth::heads(&config.model.depth, &known)?;
         let loaded = teach::load(&config.taught_dir()).map_err(|error| error.to_string());
         let taught = loaded.and_then(|taught| taught.map(|taught| self.head(config, taught)).transpose());
         let taught = taught.unwrap_or_else(|why| {

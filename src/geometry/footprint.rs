@@ -60,7 +60,7 @@ pub struct View<'a> {
     pub grid: Grid,
     /// Camera's height above the thing's floor plane, metres.
     pub height_m: f64,
-    /// Depth of every patch (metres) and its tie to the floor.
+    /// Depth of every patch, as the head sees it, and its tie to the floor.
     pub depth: Option<(&'a [f32], &'a DepthTie)>,
 }
 

@@ -180,7 +180,7 @@ impl Room<'_> {
             // Of a closer look there is no depth.
             depth: match (&scene.depth, tie) {
                 (Some(depth), Some(tie)) if thing.transform == scene.transform => {
-                    Some((depth.metres.as_slice(), tie))
+                    Some((depth.values.as_slice(), tie))
                 }
                 _ => None,
             },

@@ -1,6 +1,6 @@
 //! Depth: 256 bins over the logarithm of the depth, whose mean and spread the graph already gives.
 
-use crate::types::{DepthMap, Features, Scene};
+use crate::types::{DepthMap, DepthUnit, Features, Scene};
 
 use super::{Head, HeadError};
 
@@ -16,7 +16,8 @@ impl Head for DepthHead {
     fn apply(&mut self, features: &Features, scene: &mut Scene) -> Result<(), HeadError> {
         let dense = super::dense(features, "depth", 2)?;
         scene.depth = Some(DepthMap {
-            metres: dense.chunks_exact(2).map(|v| v[0].exp()).collect(),
+            values: dense.chunks_exact(2).map(|v| v[0].exp()).collect(),
+            unit: DepthUnit::Metres,
             log_sigma: dense.chunks_exact(2).map(|v| v[1]).collect(),
         });
         Ok(())
@@ -36,7 +37,7 @@ mod tests {
         let mut scene = super::super::empty_scene(&features);
         DepthHead.apply(&features, &mut scene).unwrap();
         let depth = scene.depth.unwrap();
-        assert!((depth.metres[0] - 1.0).abs() < 1e-6 && (depth.metres[1] - 10.0).abs() < 1e-4);
+        assert!((depth.values[0] - 1.0).abs() < 1e-6 && (depth.values[1] - 10.0).abs() < 1e-4);
         assert_eq!(depth.log_sigma, vec![0.1, 0.2]);
         let features = features_with(grid, "depth", 3, vec![0.0; 6]);
         assert!(matches!(DepthHead.apply(&features, &mut scene_of(&features)), Err(HeadError::Shape { .. })));

@@ -133,7 +133,8 @@ impl HeadFile {
             parts.push((format!("layer{i}.bias"), Dtype::F32, vec![outputs], bytes(&layer.bias)));
         }
         let tail = match &self.graph.tail {
-            HeadTail::Logits => "logits",
+            // A published head has no outputs of its own and was refused above.
+            HeadTail::Logits | HeadTail::Official(_) => "logits",
             HeadTail::BinMoments { values } => {
                 parts.push(("values".to_owned(), Dtype::F32, vec![values.len()], bytes(values)));
                 "bin_moments"

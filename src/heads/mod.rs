@@ -7,6 +7,7 @@ pub mod closer;
 pub mod decoder;
 pub mod depth;
 pub mod file;
+pub mod other_depth;
 pub mod segment;
 pub mod shipped;
 pub mod surface;

@@ -13,6 +13,8 @@ use crate::types::Grid;
 pub(super) struct Backbone {
     /// Patch tokens after four of the blocks, without the final norm, `[batch, rows * cols, dim]` each.
     pub taps: Vec<Value>,
+    /// All tokens after these blocks, `[batch, 1 + registers + rows * cols, dim]`, in the floats of the layers.
+    pub tapped: Vec<Value>,
     /// CLS token after the final norm, `[batch, dim]`.
     pub cls: Value,
     /// All tokens after the last block, without the final norm, `[batch, 1 + registers + rows * cols, dim]`, in the
@@ -24,12 +26,13 @@ pub(super) struct Backbone {
 pub(super) fn backbone(g: &mut GraphBuilder, weights: &Weights, pixels: &Value, grid: Grid) -> Backbone {
     let prefix = 1 + weights.registers();
     let mut x = g.scope("embed", |g| embed(g, weights, pixels, grid));
-    let mut taps = Vec::new();
+    let (mut taps, mut tapped) = (Vec::new(), Vec::new());
     for (i, block) in weights.blocks.iter().enumerate() {
         x = g.scope(&format!("blocks.{i}"), |g| transformer_block(g, block, weights.heads(), &x));
         if weights.taps().contains(&(i + 1)) {
             let tap = g.slice(&x, 1, prefix, prefix + grid.len());
             taps.push(g.to_full(&tap));
+            tapped.push(x.clone());
         }
     }
     let cls = g.scope("cls", |g| {
@@ -38,7 +41,7 @@ pub(super) fn backbone(g: &mut GraphBuilder, weights: &Weights, pixels: &Value, 
         let normed = g.layer_norm("norm", &cls, &weights.norm);
         g.to_full(&normed)
     });
-    Backbone { taps, cls, last: x }
+    Backbone { taps, tapped, cls, last: x }
 }
 
 /// Patches to tokens, each with its place; CLS and registers in front. Registers have no place.

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 
 pub use super::builder::{Dialect, Precision};
 use super::builder::{GraphBuilder, ONNX_RUNTIME_DOMAIN, Value};
+use super::depth::OfficialDepth;
 use super::dinov2::{Backbone, backbone};
 use super::onnx::{
     AttributeProto, Dim, EXTERNAL, FLOAT, ModelProto, OperatorSetId, StringStringEntry, ValueInfoProto,
@@ -82,6 +84,9 @@ pub enum HeadTail {
         /// Value of each bin.
         values: Vec<f32>,
     },
+    /// A published depth head, which reads blocks and their CLS tokens itself: the head has no weights of its own. Out
+    /// come metres, `channels = 1`.
+    Official(Arc<OfficialDepth>),
 }
 
 impl GraphHead {
@@ -90,6 +95,7 @@ impl GraphHead {
         match self.tail {
             HeadTail::Logits => self.outputs(),
             HeadTail::BinMoments { .. } => 2,
+            HeadTail::Official(_) => 1,
         }
     }
 
@@ -246,8 +252,10 @@ fn write_outputs(
     g.output(&net.cls, CLS);
     outputs.push((CLS.to_owned(), vec![weights.dim]));
     for head in options.heads {
-        let value =
-            g.scope(&format!("heads.{}", head.name), |g| write_head(g, head, weights.dim, grid, &net.taps));
+        let value = g.scope(&format!("heads.{}", head.name), |g| match &head.tail {
+            HeadTail::Official(depth) => depth.write(g, net, weights.dim, grid),
+            _ => write_head(g, head, weights.dim, grid, &net.taps),
+        });
         g.output(&value, &head.name);
         outputs.push((head.name.clone(), vec![grid.len(), head.channels()]));
     }
@@ -266,6 +274,9 @@ fn check_head(head: &GraphHead, dim: usize, before: &[GraphHead]) -> Result<(), 
     let taken = TAPS.iter().chain(&[CLS, TOKENS, INPUT]).any(|name| *name == head.name);
     if taken || head.name.is_empty() || before.iter().any(|other| other.name == head.name) {
         return wrong("its name is empty or taken".to_owned());
+    }
+    if let HeadTail::Official(depth) = &head.tail {
+        return depth.check(dim).or_else(wrong);
     }
     if outputs == 0 || head.weight.len() != outputs * inputs {
         let found = head.weight.len();
@@ -292,7 +303,7 @@ fn check_head(head: &GraphHead, dim: usize, before: &[GraphHead]) -> Result<(), 
         return wrong(format!("it has {outputs} outputs and {} bins", values.len()));
     }
     let bins = match &head.tail {
-        HeadTail::Logits => &[],
+        HeadTail::Logits | HeadTail::Official(_) => &[],
         HeadTail::BinMoments { values } => values.as_slice(),
     };
     let layers = head.layers.iter().flat_map(|layer| layer.weight.iter().chain(&layer.bias));
@@ -327,7 +338,7 @@ fn write_head(g: &mut GraphBuilder, head: &GraphHead, dim: usize, grid: Grid, ta
         inputs = layer.bias.len();
     }
     match &head.tail {
-        HeadTail::Logits => sum,
+        HeadTail::Logits | HeadTail::Official(_) => sum,
         HeadTail::BinMoments { values } => write_moments(g, &sum, values),
     }
 }
@@ -385,6 +396,10 @@ pub fn key(options: &GraphOptions<'_>) -> String {
         let (kind, bins): (u8, &[f32]) = match &head.tail {
             HeadTail::Logits => (0, &[]),
             HeadTail::BinMoments { values } => (1, values),
+            HeadTail::Official(depth) => {
+                hash.update(depth.identity());
+                (2, &[])
+            }
         };
         hash.update([kind]);
         let layers = head.layers.iter().flat_map(|layer| [layer.weight.as_slice(), layer.bias.as_slice()]);

@@ -154,6 +154,12 @@ impl AttributeProto {
         Self { name: Some(name.to_owned()), f: Some(value), r#type: Some(1), ..Self::default() }
     }
 
+    /// A word.
+    pub fn string(name: &str, value: &'static str) -> Self {
+        let s = Some(Bytes::from_static(value.as_bytes()));
+        Self { name: Some(name.to_owned()), s, r#type: Some(3), ..Self::default() }
+    }
+
     /// A list of integers.
     pub fn ints(name: &str, values: &[i64]) -> Self {
         Self { name: Some(name.to_owned()), ints: values.to_vec(), r#type: Some(7), ..Self::default() }

@@ -320,12 +320,14 @@ impl Weights {
 }
 
 /// Hands out checked tensors, each once.
-struct Taker {
-    tensors: Tensors,
+pub(super) struct Taker {
+    /// Those that were not taken yet.
+    pub tensors: Tensors,
 }
 
 impl Taker {
-    fn take(&mut self, name: &str, expected: &[usize]) -> Result<Tensor, WeightsError> {
+    /// The tensor of that name, of that shape, every value finite.
+    pub fn take(&mut self, name: &str, expected: &[usize]) -> Result<Tensor, WeightsError> {
         let Some(tensor) = self.tensors.remove(name) else {
             return Err(WeightsError::Missing { tensor: name.to_owned(), expected: expected.to_vec() });
         };
@@ -421,7 +423,8 @@ impl Taker {
     }
 }
 
-fn read_safetensors(bytes: &[u8]) -> Result<Tensors, WeightsError> {
+/// All tensors of a safetensors file, as 32-bit floats.
+pub(super) fn read_safetensors(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| match error {
         SafeTensorError::HeaderTooSmall
         | SafeTensorError::InvalidHeaderLength

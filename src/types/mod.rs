@@ -28,8 +28,8 @@ pub use ids::{
 };
 pub use report::{DaemonStatus, ProofProgress, ProofReport, ProofStage, Report, RunsOn};
 pub use scene::{
-    Cut, DepthMap, Distance, DistanceKind, HeadingVote, Likely, Mask, MetricScene, MetricThing, PairReading,
-    Reading, Scene, StateReading, SurfaceVote, Thing, Trust,
+    Cut, DepthMap, DepthUnit, Distance, DistanceKind, HeadingVote, Likely, Mask, MetricScene, MetricThing,
+    PairReading, Reading, Scene, StateReading, SurfaceVote, Thing, Trust,
 };
 pub use secret::Secret;
 pub use snapshot::{Picture, Sighting, Snapshot};

@@ -162,10 +162,33 @@ impl Cut {
 /// calibrated floor, so its scale may be off by tens of percent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DepthMap {
-    /// Metres, one a patch in row-major order.
-    pub metres: Vec<f32>,
-    /// Standard deviation of the logarithm of the depth, one a patch.
+    /// One a patch in row-major order.
+    pub values: Vec<f32>,
+    /// What the values are.
+    pub unit: DepthUnit,
+    /// Standard deviation of the logarithm of the depth, one a patch; empty when the head does not say.
     pub log_sigma: Vec<f32>,
+}
+
+/// What the values of a depth map are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DepthUnit {
+    /// Metres.
+    Metres,
+    /// The inverse of the depth by an unknown scale and an unknown shift: large is near.
+    Inverse,
+}
+
+impl std::str::FromStr for DepthUnit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "metres" => Ok(Self::Metres),
+            "inverse" => Ok(Self::Inverse),
+            _ => Err("metres or inverse is wanted"),
+        }
+    }
 }
 
 /// The scene on the floor, in metres.

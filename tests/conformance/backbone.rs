@@ -16,7 +16,7 @@ const LEAST_COSINE: f64 = 0.99999;
 const LARGEST_RELATIVE: f64 = 1e-3;
 
 /// Tensors of the original that hold what our outputs hold, CLS and registers included.
-const ORIGINAL_OUTPUTS: [&str; 5] = [
+pub const ORIGINAL_OUTPUTS: [&str; 5] = [
     "/backbone/encoder/layer.2/Add_1_output_0",
     "/backbone/encoder/layer.5/Add_1_output_0",
     "/backbone/encoder/layer.8/Add_1_output_0",
@@ -25,7 +25,7 @@ const ORIGINAL_OUTPUTS: [&str; 5] = [
 ];
 
 /// The original with symbolic height and width and its inner tensors as outputs; the decoder is cut off.
-fn opened_original(file: &Path) -> ModelProto {
+pub fn opened_original(file: &Path) -> ModelProto {
     let mut model = ModelProto::decode(std::fs::read(file).unwrap().as_slice()).unwrap();
     let graph = model.graph.as_mut().unwrap();
     let shape = graph.input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().shape.as_mut().unwrap();
@@ -73,7 +73,7 @@ fn compare(ours: &[f32], original: &[f32], dim: usize) -> (f64, f64) {
 }
 
 /// Pixels with the statistics of normalised pictures: waves of every length under some noise.
-fn picture(width: usize, height: usize, seed: u64) -> Vec<f32> {
+pub fn picture(width: usize, height: usize, seed: u64) -> Vec<f32> {
     let mut random = Random(seed);
     let waves: Vec<[f32; 4]> = (0..24)
         .map(|_| [random.unit() * 0.3, random.unit() * 0.3, random.unit() * 3.0, random.unit() * 0.6])

@@ -16,7 +16,7 @@ const HEAD_TOLERANCE: f64 = 1e-4;
 /// A frame in a batch against the same frame alone, |difference| / |reference|.
 const BATCH_TOLERANCE: f64 = 1e-4;
 
-fn frame(camera: &str, width: u32, height: u32, seed: u64) -> Frame {
+pub fn frame(camera: &str, width: u32, height: u32, seed: u64) -> Frame {
     let mut random = Random(seed);
     let step = |random: &mut Random| 0.02 + 0.1 * random.unit().abs();
     let (fx, fy, gx) = (step(&mut random), step(&mut random), step(&mut random));
@@ -138,6 +138,7 @@ fn on_the_host(head: &GraphHead, features: &Features) -> Vec<f64> {
                 let variance = weights.iter().zip(bins).map(square).sum::<f64>() / sum;
                 values.extend([mean, variance.sqrt()]);
             }
+            HeadTail::Official(_) => unreachable!("tests/conformance/depth.rs has these"),
         }
     }
     values

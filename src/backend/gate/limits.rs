@@ -126,7 +126,7 @@ fn head(graph: &GraphHead, found: Option<&Dense>, right: &Dense) -> Seen {
             let same = same_class(&cells(&found.values), &cells(&right.values), classes, TIE_LOGITS);
             seen.at_least("share of cells of the same class", same, LEAST_SAME_CLASS);
         }
-        HeadTail::Logits => {}
+        HeadTail::Logits | HeadTail::Official(_) => {}
         HeadTail::BinMoments { values } => {
             let ends = values.iter().fold((f32::MAX, f32::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
             let share = worst_value(&found.values, &right.values) / f64::from(ends.1 - ends.0);
