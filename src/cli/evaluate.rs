@@ -1,12 +1,13 @@
 //! `standoff evaluate DIR`: how much a backbone's frozen features are worth on a folder of labelled data, by the protocol
 //! of the DINOv2 paper: neighbours and a linear map for classes, linear heads for segmentation and depth, retrieval by
-//! cosine.
+//! cosine. And how exact the metres are that the shipped heads and the geometry make of it.
 
 mod classify;
 mod dense;
 mod embed;
 mod labels;
 mod layout;
+mod metres;
 mod metrics;
 mod report;
 mod softmax;
@@ -40,6 +41,8 @@ pub enum Task {
     Depth,
     /// Pictures of the same class first
     Retrieval,
+    /// The distances that the shipped heads and the geometry give; only when asked for
+    Metres,
 }
 
 /// Arguments of the command.
@@ -143,6 +146,9 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
         let gallery = if train.is_empty() { None } else { Some(embed(train, &mut embedder)?) };
         report.retrieval = Some(classify::retrieve(&queries, gallery.as_ref()));
     }
+    if tasks.contains(&Task::Metres) {
+        report.metres = Some(metres::evaluate(arguments, &data.frames)?);
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -161,12 +167,16 @@ fn tasks(arguments: &EvaluateArguments, data: &Data) -> anyhow::Result<Vec<Task>
         (Task::Segmentation, masks),
         (Task::Depth, depth),
         (Task::Retrieval, data.retrieval.is_some()),
+        (Task::Metres, !data.frames.is_empty()),
     ]
     .into_iter()
     .filter_map(|(task, allowed)| allowed.then_some(task))
     .collect();
     if arguments.task.is_empty() {
-        return Ok(allowed);
+        // Metres are about the shipped heads, not about a backbone.
+        let all: Vec<Task> = allowed.into_iter().filter(|task| *task != Task::Metres).collect();
+        ensure!(!all.is_empty(), "{} allows metres only: give --task metres", arguments.data.display());
+        return Ok(all);
     }
     let word = |task: &Task| task.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
     for task in &arguments.task {

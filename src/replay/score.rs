@@ -285,7 +285,12 @@ mod tests {
         Sample {
             t_s: 0.0,
             reading: measured_m.map_or(Reading::Absent, |m| Reading::Measured(distance(m, 0.5))),
-            truth: truth.map(|(distance_m, cut)| TrueDistance { distance_m, cut }),
+            truth: truth.map(|(distance_m, cut)| TrueDistance {
+                distance_m,
+                cut,
+                from_inst: 1,
+                to_inst: None,
+            }),
             covered: true,
         }
     }

@@ -66,6 +66,10 @@ pub struct TrueDistance {
     pub distance_m: f64,
     /// A thing of the pair is cut off by the picture's edge.
     pub cut: bool,
+    /// `inst` of the first thing.
+    pub from_inst: u32,
+    /// `inst` of the second one.
+    pub to_inst: Option<u32>,
 }
 
 impl Truth {
@@ -102,7 +106,8 @@ impl Truth {
         let candidates = objects.iter().filter(|object| object.cls == pair.from.as_str()).filter(visible);
         let distances = candidates.filter_map(|object| match &pair.to {
             PairEnd::Edge(_) => {
-                Some(TrueDistance { distance_m: object.dist_dock_edge_m?, cut: object.cut(picture) })
+                let (distance_m, cut) = (object.dist_dock_edge_m?, object.cut(picture));
+                Some(TrueDistance { distance_m, cut, from_inst: object.inst, to_inst: None })
             }
             PairEnd::Class(class) => {
                 let (distance_m, inst) = match class.as_str() {
@@ -114,7 +119,8 @@ impl Truth {
                     .iter()
                     .filter(|other| other.cls == class.as_str() && inst.is_none_or(|inst| other.inst == inst))
                     .find(visible)?;
-                Some(TrueDistance { distance_m, cut: object.cut(picture) || other.cut(picture) })
+                let cut = object.cut(picture) || other.cut(picture);
+                Some(TrueDistance { distance_m, cut, from_inst: object.inst, to_inst: Some(other.inst) })
             }
         });
         distances.min_by(|a, b| a.distance_m.total_cmp(&b.distance_m))
@@ -148,9 +154,11 @@ mod tests {
         let edge = || PairEnd::Edge(EdgeId::new("e").unwrap());
         let person = PairEnd::Class(ClassName::new("person").unwrap());
         let at = |pair: &Pair| truth.distance(3, pair, 640, 360);
-        assert_eq!(at(&pair("forklift", edge())), Some(TrueDistance { distance_m: 2.5, cut: false }));
-        assert_eq!(at(&pair("person", edge())), Some(TrueDistance { distance_m: 1.5, cut: true }));
-        assert_eq!(at(&pair("forklift", person)), Some(TrueDistance { distance_m: 4.0, cut: true }));
+        let is =
+            |distance_m, cut, from_inst, to_inst| Some(TrueDistance { distance_m, cut, from_inst, to_inst });
+        assert_eq!(at(&pair("forklift", edge())), is(2.5, false, 1, None));
+        assert_eq!(at(&pair("person", edge())), is(1.5, true, 2, None));
+        assert_eq!(at(&pair("forklift", person)), is(4.0, true, 1, Some(2)));
         assert_eq!(at(&pair("truck", edge())), None);
         assert!(!truth.covers(4));
     }

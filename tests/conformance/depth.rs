@@ -105,7 +105,13 @@ fn read(file: &Path) -> Arc<OfficialDepth> {
 }
 
 fn graph_head(head: Arc<OfficialDepth>) -> Vec<GraphHead> {
-    vec![GraphHead { name: "depth".into(), weight: vec![], bias: vec![], tail: HeadTail::Official(head) }]
+    vec![GraphHead {
+        name: "depth".into(),
+        weight: vec![],
+        bias: vec![],
+        layers: vec![],
+        tail: HeadTail::Official(head),
+    }]
 }
 
 /// Maps `[channels][row * cols + col]`, all of one size.

@@ -66,6 +66,8 @@ pub struct Data {
     pub scenes: Option<Scenes>,
     /// For retrieval; when `train` is empty, each of `val` is looked for among the others.
     pub retrieval: Option<Labelled>,
+    /// Rendered frames with camera, edges and objects, for metres.
+    pub frames: Vec<PathBuf>,
 }
 
 const LAYOUTS: &str = "a folder is laid out as one of\n  \
@@ -73,7 +75,8 @@ const LAYOUTS: &str = "a folder is laid out as one of\n  \
     train/images/*.jpg with train/masks/*.png and classes.txt, or train/depth/*.png, or both; the same in val/\n  \
     query/CLASS/*.jpg and gallery/CLASS/*.jpg\n  \
     CLASS/*.jpg (retrieval only)\n  \
-    train/NNNNN.jpg with _depth.png, _seg.png and .json, as standoff train takes them; the same in val/";
+    train/NNNNN.jpg with _depth.png, _seg.png and .json, as standoff train takes them; the same in val/\n  \
+    NNNNN.jpg with _depth.png, _seg.png, _inst.png and .json (metres only)";
 
 /// Finds the layout and lists what is there.
 ///
@@ -85,6 +88,10 @@ pub fn find(dir: &Path) -> anyhow::Result<Data> {
     if query.is_dir() || gallery.is_dir() {
         let retrieval = class_folders(&gallery, &query, true)?;
         return Ok(Data { layout: "query and gallery", retrieval: Some(retrieval), ..Data::default() });
+    }
+    if !train.is_dir() && !val.is_dir() && has_json(dir)? {
+        let frames = dataset::pictures(dir)?;
+        return Ok(Data { layout: "rendered frames", frames, ..Data::default() });
     }
     if !train.is_dir() && !val.is_dir() {
         let mut folders = folders(dir)?;
@@ -303,8 +310,10 @@ fn dock(train: &Path, val: &Path) -> anyhow::Result<Data> {
     }
     let retrieval = Labelled { train: vec![], classes: labelled.classes.clone(), val: labelled.val.clone() };
     let whole = !labelled.train.is_empty() && !labelled.val.is_empty();
+    let frames = scenes.val.iter().map(|scene| scene.picture.clone()).collect();
     Ok(Data {
         layout: "rendered frames",
+        frames,
         labelled: whole.then_some(labelled),
         scenes: Some(scenes),
         retrieval: whole.then_some(retrieval),
@@ -365,6 +374,13 @@ mod tests {
         assert_eq!((scenes.classes, scenes.depth), (vec!["floor".to_owned(), "wall".to_owned()], false));
         assert!(scenes.val[0].mask.as_ref().unwrap().ends_with("val/masks/b.png"));
         assert_eq!(scenes.val[0].depth, None);
+    }
+
+    #[test]
+    fn frames_alone_are_for_metres() {
+        let data = find(tree(&["2.jpg", "2.json", "1.jpg", "1.json", "1_seg.png", "3.jpg"]).path()).unwrap();
+        assert_eq!(data.frames.iter().map(|f| name_of(f)).collect::<Vec<_>>(), ["1.jpg", "2.jpg"]);
+        assert!(data.labelled.is_none() && data.scenes.is_none() && data.retrieval.is_none());
     }
 
     #[test]

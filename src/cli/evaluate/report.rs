@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::classify::{Classified, Retrieved};
 use super::dense::{ClassIou, Ranged, Segmented};
 use super::embed::Embedder;
+use super::metres::Metres;
 
 /// All results.
 #[derive(Debug, Serialize)]
@@ -28,6 +29,9 @@ pub struct Report {
     /// Retrieval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retrieval: Option<Retrieved>,
+    /// Distances.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metres: Option<Metres>,
 }
 
 /// Classes of pictures.
@@ -69,6 +73,7 @@ impl Report {
             classification: None,
             dense: None,
             retrieval: None,
+            metres: None,
         }
     }
 }
@@ -121,6 +126,9 @@ impl fmt::Display for Report {
             if r.without_match > 0 {
                 row(f, "queries without another of their class", r.without_match.to_string())?;
             }
+        }
+        if let Some(metres) = &self.metres {
+            write!(f, "{metres}")?;
         }
         Ok(())
     }
