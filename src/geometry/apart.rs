@@ -71,11 +71,11 @@ fn split(thing: &Thing, view: &View, least_m: f64) -> Option<[Thing; 2]> {
     let of: Vec<usize> = places.iter().map(|p| nearer(&middles, p.0)).collect();
     let separation = norm2(sub2(middles[0], middles[1]));
     let all: f64 = places.iter().map(|p| p.2).sum();
-    for k in 0..2 {
+    for (k, middle) in middles.iter().enumerate() {
         let own: Vec<_> = places.iter().zip(&of).filter(|(_, o)| **o == k).map(|(p, _)| p).collect();
         let cover: f64 = own.iter().map(|p| p.2).sum();
         let total: f64 = own.iter().map(|p| weight(p)).sum();
-        let square: f64 = own.iter().map(|p| weight(p) * norm2(sub2(p.0, middles[k])).powi(2)).sum();
+        let square: f64 = own.iter().map(|p| weight(p) * norm2(sub2(p.0, *middle)).powi(2)).sum();
         let scatter = (square / total).sqrt();
         if cover < LEAST_SHARE * all || separation < least_m.max(LEAST_CONTRAST * scatter) {
             return None;

@@ -239,6 +239,8 @@ pub struct PairReading {
 
 /// Distance of a pair in one frame.
 #[derive(Debug, Clone, PartialEq)]
+// Most readings are of the large kind, and there are a handful.
+#[allow(clippy::large_enum_variant)]
 pub enum Reading {
     /// The picture was read and one of the two is not in it: nothing is near.
     Absent,

@@ -130,10 +130,10 @@ impl Filter {
                 (self.covariance[k][b], self.covariance[b][k]) = (0.0, 0.0);
             }
         }
-        for i in 0..2 {
+        for (i, row) in covariance_m2.iter().enumerate() {
             self.state[4 + i] = 0.0;
-            for j in 0..2 {
-                self.covariance[4 + i][4 + j] = LASTING * covariance_m2[i][j];
+            for (j, value) in row.iter().enumerate() {
+                self.covariance[4 + i][4 + j] = LASTING * value;
             }
         }
     }
@@ -172,9 +172,7 @@ impl Filter {
         let less = product(&gain, &transposed(&with));
         for k in 0..N {
             self.state[k] += gain[k][0] * apart[0] + gain[k][1] * apart[1];
-            for l in 0..N {
-                self.covariance[k][l] -= less[k][l];
-            }
+            self.covariance[k].iter_mut().zip(&less[k]).for_each(|(old, less)| *old -= less);
         }
         // Rounding must not make it lopsided.
         for k in 0..N {
