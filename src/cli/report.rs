@@ -161,15 +161,18 @@ pub fn tables(pairs: &[PairScore], rules: &[RuleScore]) -> String {
             percent(score.cut_bound_holds),
         );
     }
-    let _ =
-        writeln!(text, "Limits (cautious: reported without a crossing, by an interval that held the limit):");
+    let _ = writeln!(
+        text,
+        "Limits (cautious: reported without a crossing, by an interval that held the limit; delays from the true\ncrossing, in brackets from that of the interval's true near end):"
+    );
     let _ = writeln!(
         text,
         "  {:<20} {:<8} {:>6} {:>10} {:>7} {:>6} {:>9}  delays",
         "rule", "state", "limit", "crossings", "missed", "false", "cautious"
     );
     for score in rules {
-        let delays: Vec<String> = score.delays_s.iter().map(|delay| format!("{delay:+.1} s")).collect();
+        let both = score.delays_s.iter().zip(&score.near_end_delays_s);
+        let delays: Vec<String> = both.map(|(delay, near)| format!("{delay:+.1} s ({near:+.1})")).collect();
         let _ = writeln!(
             text,
             "  {:<20} {:<8} {:>6.2} {:>10} {:>7} {:>6} {:>9}  {}",

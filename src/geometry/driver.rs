@@ -1,8 +1,7 @@
 //! A person inside a forklift is its driver, not somebody on foot who is near it.
 //!
 //! The decoder has learned the driver as a part of the forklift; where it takes one for a person all the same, this
-//! says so. It is careful: who stands in front of a forklift or leans on it must stay a person, and so must who was
-//! followed on the way behind one.
+//! says so. It is careful: who stands in front of a forklift, behind it or leans on it must stay a person.
 
 use crate::types::{Scene, Thing};
 
@@ -23,7 +22,7 @@ const REACH_M: f64 = 0.6;
 pub enum Seat {
     /// On foot.
     No,
-    /// It looks so, unless somebody was seen going there.
+    /// It looks so, or somebody stands behind it.
     Perhaps,
     /// Yes.
     Yes,

@@ -22,7 +22,7 @@ pub struct Standing {
     pub largest_m: f64,
     /// Whether the footprint is all of it, of the size of its class, and not the part that is seen.
     pub whole: bool,
-    /// Whether it is a person that looks like a forklift's driver: it counts only when somebody was followed there.
+    /// Whether it is a person that looks like a forklift's driver: it counts when it is seen again, or was before.
     pub seated: bool,
     /// Its identity over time, when it is followed.
     pub track: Option<u64>,

@@ -177,8 +177,8 @@ impl Tracks {
     /// places that rest on the frames before; behind it come the things that are only remembered. `looks` are the
     /// appearances of the scene's things (length 1, or empty), `spot` says what is seen at a place.
     ///
-    /// Who looks like a driver is left out when no track leads there. A frame that is not newer than the newest is given
-    /// back as it is.
+    /// Who looks like a driver is left out when seen for the first time, but for the first frame of all, which nothing
+    /// precedes. A frame that is not newer than the newest is given back as it is.
     pub fn follow(
         &mut self,
         at: Timestamp,
@@ -187,16 +187,14 @@ impl Tracks {
         spot: impl Fn([f64; 2]) -> Spot,
     ) -> Vec<Standing> {
         let dt_s = match self.newest {
-            Some(newest) if at <= newest => {
-                standing.retain(|seen| !seen.seated);
-                return standing;
-            }
+            Some(newest) if at <= newest => return standing,
             Some(newest) => seconds(newest, at),
             None => 0.0,
         };
         if dt_s > GAP_S {
             self.tracks.clear();
         }
+        let first = self.newest.is_none();
         self.newest = Some(at);
         self.tracks.iter_mut().for_each(|track| track.predict(dt_s));
 
@@ -222,8 +220,6 @@ impl Tracks {
             let appearance = look(seen).to_vec();
             if let Some(track) = owner.and_then(|t| self.tracks.get_mut(t)) {
                 track.update(seen, &appearance, at);
-            } else if seen.seated {
-                continue;
             } else if let Some(track) = Track::new(self.next, seen, &appearance, at) {
                 seen.track = Some(self.next);
                 self.next += 1;
@@ -231,7 +227,12 @@ impl Tracks {
             }
         }
 
-        standing.retain(|seen| !seen.seated || seen.track.is_some());
+        // Who looks like a driver counts from the second sighting on: a real one is seldom taken for a person twice.
+        let mut owners = owner.iter();
+        standing.retain(|seen| {
+            let expected = owners.next().is_some_and(Option::is_some);
+            expected || first || !seen.seated
+        });
         // What has left the picture is gone, and so is what was seen too seldom to be sure of.
         self.tracks.retain(|track| {
             track.seen == at

@@ -255,12 +255,30 @@ impl GraphBuilder {
         self.scope("gelu", |g| {
             let (root, one, half) =
                 (g.scalar("root", std::f32::consts::SQRT_2), g.scalar("one", 1.0), g.scalar("half", 0.5));
-            let scaled = g.node("Div", "div", &[x, &root], vec![]);
-            let erf = g.node("Erf", "erf", &[&scaled], vec![]);
-            let shifted = g.add(&erf, &one);
-            let product = g.mul(x, &shifted);
-            g.mul(&product, &half)
+            g.gelu_of(x, [&root, &one, &half])
         })
+    }
+
+    /// The same of values of 32 bits, whatever the precision of the layers.
+    pub fn gelu_full(&mut self, x: &Value) -> Value {
+        if self.dialect == Dialect::OnnxRuntime {
+            return self.onnx_runtime_node("Gelu", "gelu", &[x], vec![]);
+        }
+        self.scope("gelu", |g| {
+            let number = |g: &mut Self, name: &str, value: f32| g.floats(name, &[], &[value]);
+            let root = number(g, "root", std::f32::consts::SQRT_2);
+            let (one, half) = (number(g, "one", 1.0), number(g, "half", 0.5));
+            g.gelu_of(x, [&root, &one, &half])
+        })
+    }
+
+    /// GELU spelled out, with the numbers that it needs.
+    fn gelu_of(&mut self, x: &Value, [root, one, half]: [&Value; 3]) -> Value {
+        let scaled = self.node("Div", "div", &[x, root], vec![]);
+        let erf = self.node("Erf", "erf", &[&scaled], vec![]);
+        let shifted = self.add(&erf, one);
+        let product = self.mul(x, &shifted);
+        self.mul(&product, half)
     }
 
     /// `x * sigmoid(x)`.

@@ -19,7 +19,7 @@ use super::weights::{PATCH_PX, Weights, hex, le_bytes};
 use crate::types::Grid;
 
 /// Changes whenever the same weights give another graph, so that no old file is taken for a new one.
-pub const WRITER_VERSION: u32 = 1;
+pub const WRITER_VERSION: u32 = 2;
 /// Name of the input, `[batch, 3, height, width]`, normalised RGB.
 pub const INPUT: &str = "pixels";
 /// Names of the four tapped blocks' patch tokens, `[batch, rows * cols, dim]`, no final norm.
@@ -332,7 +332,7 @@ fn write_head(g: &mut GraphBuilder, head: &GraphHead, dim: usize, grid: Grid, ta
     let mut inputs = outputs;
     for (i, layer) in head.layers.iter().enumerate() {
         if i > 0 {
-            sum = g.gelu(&sum);
+            sum = g.gelu_full(&sum);
         }
         sum = g.scope(&format!("layer{i}"), |g| write_layer(g, layer, &sum, inputs, grid));
         inputs = layer.bias.len();

@@ -53,6 +53,9 @@ pub struct RuleScore {
     pub cautious: usize,
     /// For each crossing found, seconds from the true crossing to the state; negative is before it.
     pub delays_s: Vec<f64>,
+    /// The same from the moment at which the near end should have crossed: the true distance less what the interval
+    /// reaches below its value.
+    pub near_end_delays_s: Vec<f64>,
 }
 
 /// A measured and a true distance of one frame.
@@ -222,11 +225,21 @@ fn score_rule(
     let overlap = |a: &std::ops::RangeInclusive<usize>, b: &std::ops::RangeInclusive<usize>| {
         a.start() <= b.end() && b.start() <= a.end()
     };
-    let mut delays_s = vec![];
+    let near_end = runs(samples, |sample| {
+        let below_m = sample.status.distance.as_ref().map_or(0.0, |d| d.nearest_m - d.lower_m);
+        sample.true_m.is_some_and(|true_m| true_m - below_m <= limit_m)
+    });
+    let (mut delays_s, mut near_end_delays_s) = (vec![], vec![]);
     let mut missed = 0;
     for crossing in &crossings {
         match reports.iter().find(|report| overlap(report, crossing)) {
-            Some(report) => delays_s.push(samples[*report.start()].t_s - samples[*crossing.start()].t_s),
+            Some(report) => {
+                let since = |due: &std::ops::RangeInclusive<usize>| {
+                    samples[*report.start()].t_s - samples[*due.start()].t_s
+                };
+                delays_s.push(since(crossing));
+                near_end_delays_s.extend(near_end.iter().find(|due| overlap(due, crossing)).map(since));
+            }
             None => missed += 1,
         }
     }
@@ -250,6 +263,7 @@ fn score_rule(
         false_alarms,
         cautious,
         delays_s,
+        near_end_delays_s,
     }
 }
 
@@ -360,5 +374,6 @@ mod tests {
         assert_eq!((score.crossings, score.missed, score.false_alarms, score.cautious), (2, 1, 1, 1));
         assert_eq!(score.delays_s.len(), 1);
         assert!((score.delays_s[0] - 0.1).abs() < 1e-9);
+        assert_eq!(score.near_end_delays_s, score.delays_s, "0.9 m is the first whose near end is below");
     }
 }

@@ -111,15 +111,17 @@ fn what_comes_late_or_after_a_gap_is_as_it_is() {
 }
 
 #[test]
-fn who_looks_like_a_driver_counts_only_when_somebody_went_there() {
+fn who_looks_like_a_driver_counts_when_seen_again_or_before() {
     let seated = || Standing { seated: true, ..person(0, [0.0, 5.0]) };
-    let mut tracks = Tracks::default();
-    assert!(tracks.follow(at(0), vec![seated()], &[], hidden).is_empty());
-    for ms in (100..500).step_by(100) {
-        tracks.follow(at(ms), vec![person(0, [0.0, 5.0])], &[], hidden);
-    }
-    let out = tracks.follow(at(500), vec![seated()], &[], hidden);
-    assert_eq!((out.len(), out[0].index), (1, Some(0)));
+    let counts = |frames: &[Vec<Standing>]| -> Vec<usize> {
+        let mut tracks = Tracks::default();
+        let each = frames.iter().enumerate();
+        each.map(|(i, seen)| tracks.follow(at(i as u64 * 100), seen.clone(), &[], hidden).len()).collect()
+    };
+    assert_eq!(counts(&[vec![], vec![seated()], vec![], vec![]]), [0, 0, 0, 0], "once");
+    assert_eq!(counts(&[vec![], vec![seated()], vec![seated()]]), [0, 0, 1], "twice");
+    assert_eq!(counts(&[vec![person(0, [0.0, 5.0])], vec![seated()]]), [1, 1], "went there");
+    assert_eq!(counts(&[vec![seated()]]), [1], "nothing is known of before");
 }
 
 proptest! {

@@ -127,7 +127,7 @@ impl Level {
     /// The map and its rows and columns.
     fn write(&self, g: &mut GraphBuilder, net: &Backbone, i: usize, grid: Grid) -> (Value, [usize; 2]) {
         let tokens = layers::joined(g, "readout", net, i, &self.readout);
-        let tokens = layers::gelu(g, &tokens);
+        let tokens = g.gelu_full(&tokens);
         let x = layers::map(g, &tokens, self.readout.bias.values.len(), grid);
         let x = self.project.same(g, "project", &x, 1);
         let size = [grid.rows, grid.cols];

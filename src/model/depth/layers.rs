@@ -89,17 +89,6 @@ pub(super) fn relu(g: &mut GraphBuilder, x: &Value) -> Value {
     g.node("Relu", "relu", &[x], vec![])
 }
 
-/// The exact GELU in 32 bits.
-pub(super) fn gelu(g: &mut GraphBuilder, x: &Value) -> Value {
-    let number = |g: &mut GraphBuilder, value: f32| g.floats("number", &[], &[value]);
-    let (root, one, half) = (number(g, std::f32::consts::SQRT_2), number(g, 1.0), number(g, 0.5));
-    let scaled = g.node("Div", "div", &[x, &root], vec![]);
-    let erf = g.node("Erf", "erf", &[&scaled], vec![]);
-    let shifted = g.add(&erf, &one);
-    let product = g.mul(x, &shifted);
-    g.mul(&product, &half)
-}
-
 /// One linear map over the patch tokens of a tapped block and that block's CLS token, joined: the CLS token's part is
 /// the same for all patches. Columns of the weight: the patch's, then the CLS token's. `[batch, patches, outputs]`.
 pub(super) fn joined(g: &mut GraphBuilder, name: &str, net: &Backbone, tap: usize, linear: &Linear) -> Value {
