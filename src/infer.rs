@@ -103,7 +103,8 @@ impl Pace {
         }
         self.cameras.retain(|_, seen| now.since(*seen) < AWAY_AFTER);
         let each = took / u32::try_from(features.len().max(1)).unwrap_or(u32::MAX);
-        let cost = self.cost.map_or(each, |cost| cost.mul_f64(0.9) + each.mul_f64(0.1));
+        // Quick to notice that the box has become slow, slow to believe that it is fast again.
+        let cost = self.cost.map_or(each, |cost| cost.mul_f64(0.9) + each.mul_f64(0.1)).max(each);
         self.cost = Some(cost);
         let round = cost.as_secs_f64() * self.cameras.len().max(1) as f64;
         (self.patience.as_secs_f64() / round.max(1e-6)).floor().max(1.0) as usize - 1
@@ -153,7 +154,12 @@ fn run_batch(
     let inferred = backend.infer(&batch).and_then(|mut features| {
         let now = clock::monotonic();
         let looks = pace.looks(&features, now, now.since(taken));
-        closer.look(backend, &mut features, looks)?;
+        // The frame counts without them, unless nothing works any more.
+        match closer.look(backend, &mut features, looks) {
+            Err(error @ BackendError::Broken(_)) => return Err(error),
+            Err(error) => failures.report(taken, &error),
+            Ok(()) => {}
+        }
         Ok(features)
     });
     match inferred {
@@ -198,7 +204,7 @@ impl Failures {
     fn report(&mut self, now: Timestamp, error: &dyn std::error::Error) {
         self.since_report += 1;
         if self.reported.is_none_or(|last| now.since(last) >= REPORT_EVERY) {
-            tracing::error!(failures = self.since_report, %error, "the backend failed; the affected rules are unknown");
+            tracing::error!(failures = self.since_report, %error, "the backend failed; what needs it is unknown, or less exact without a closer look");
             self.reported = Some(now);
             self.since_report = 0;
         }

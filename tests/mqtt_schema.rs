@@ -60,6 +60,7 @@ fn distance(nearest_m: f64, kind: DistanceKind) -> Distance {
         from_index: Some(0),
         from_track: Some(7),
         to_track: None,
+        others: vec![],
         to_index: None,
         to_edge: None,
         approach_mps: Some(0.7),

@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 use super::states::read_by;
 use super::{Analysis, CameraRun, CameraSetup, Occasion, Output, RuleRun};
 use crate::clock::Now;
-use crate::geometry::{PairEnd, Site, Tracks};
+use crate::geometry::{PairEnd, Site};
 use crate::heads::{Head, TaughtState};
 use crate::outbox::{Gone, Statement};
 use crate::rules::RuleMemory;
@@ -112,12 +112,13 @@ impl CameraRun {
     fn follow(&mut self, setup: CameraSetup, now: Now, output: &mut Output) {
         let id = setup.id.clone();
         let old = std::mem::replace(&mut self.setup, setup);
-        let watched =
-            |setup: &CameraSetup| (setup.view, setup.profile.clone(), setup.site.calibration.clone());
+        let watched = |setup: &CameraSetup| {
+            (setup.view, setup.profile.clone(), setup.site.calibration.clone(), setup.site.planes.clone())
+        };
         if watched(&old) != watched(&self.setup) {
             self.view = self.setup.watch();
             // What was followed is not where it was.
-            self.tracks = Tracks::default();
+            self.tracks.forget();
         }
         let mut before = std::mem::take(&mut self.rules);
         for settings in &self.setup.rules {

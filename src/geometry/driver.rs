@@ -6,7 +6,7 @@
 use crate::types::{Scene, Thing};
 
 use super::polygon::{contains, nearest_on_segment, sides};
-use super::standing::Standing;
+use super::standing::{Doubt, Standing};
 use super::vector::{norm2, sub2};
 
 /// Share of the person's cells that must have the forklift's on their left, right and below.
@@ -17,38 +17,27 @@ const WELL_INSIDE: f64 = 0.6;
 /// A person that only looks like sitting in a forklift is put beside it by less than this, metres.
 const REACH_M: f64 = 0.6;
 
-/// Whether a person sits in a forklift.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Seat {
-    /// On foot.
-    No,
-    /// It looks so, or somebody stands behind it.
-    Perhaps,
-    /// Yes.
-    Yes,
-}
-
-/// Whether a person is the driver of a forklift. Both must be seen.
-pub fn seat(scene: &Scene, person: &Standing, forklift: &Standing) -> Seat {
+/// Whether a person is the driver of a forklift and nobody on foot. Both must be seen.
+pub fn doubt(scene: &Scene, person: &Standing, forklift: &Standing) -> Doubt {
     let seen = |s: &Standing| s.index.and_then(|index| scene.things.get(index));
-    let (Some(who), Some(what)) = (seen(person), seen(forklift)) else { return Seat::No };
+    let (Some(who), Some(what)) = (seen(person), seen(forklift)) else { return Doubt::None };
     if person.class.as_str() != "person" || forklift.class.as_str() != "forklift" {
-        return Seat::No;
+        return Doubt::None;
     }
     // Feet on the floor are not a driver's.
     let on_feet = who.meets_floor.iter().any(|meets| *meets);
-    let Some(best) = forklift.footprint.hypotheses.first() else { return Seat::No };
+    let Some(best) = forklift.footprint.hypotheses.first() else { return Doubt::None };
     if on_feet || surrounded(who, what) < SURROUNDED {
-        return Seat::No;
+        return Doubt::None;
     }
     let (middle, place) = (best.middle_m, person.middle_m());
     let outwards = [0, 1].map(|k| middle[k] + (place[k] - middle[k]) / WELL_INSIDE);
     if contains(&best.outline_m, outwards) {
-        return Seat::Yes;
+        return Doubt::Strong;
     }
     let away = |(a, b)| norm2(sub2(nearest_on_segment(place, a, b), place));
     let near = contains(&best.outline_m, place) || sides(&best.outline_m).any(|side| away(side) < REACH_M);
-    if near { Seat::Perhaps } else { Seat::No }
+    if near { Doubt::Some } else { Doubt::None }
 }
 
 /// Share of the inner thing's cells that have cells of the outer one on both sides and below.
@@ -108,7 +97,7 @@ mod tests {
             cut: Cut::default(),
             largest_m: 4.0,
             whole: true,
-            seated: false,
+            doubt: Doubt::None,
             track: None,
             motion: None,
         }
@@ -129,14 +118,14 @@ mod tests {
                 }
             }
             let scene = crate::geometry::scene::tests::scene(vec![body, thing("person", person, feet)]);
-            seat(&scene, &standing("person", 1, at, [0.3, 0.3]), &forklift)
+            doubt(&scene, &standing("person", 1, at, [0.3, 0.3]), &forklift)
         };
-        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 6.1]), Seat::Yes);
-        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 6.5]), Seat::Perhaps, "near its side");
-        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 7.1]), Seat::Perhaps, "put just behind it");
-        assert_eq!(driver([34, 14, 8, 12], true, [0.2, 6.1]), Seat::No, "feet on the floor");
-        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 7.3]), Seat::No, "behind it");
-        assert_eq!(driver([34, 14, 8, 26], false, [0.2, 6.1]), Seat::No, "nothing of the forklift below");
-        assert_eq!(driver([56, 14, 8, 12], false, [0.2, 6.1]), Seat::No, "beyond its side");
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 6.1]), Doubt::Strong);
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 6.5]), Doubt::Some, "near its side");
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 7.1]), Doubt::Some, "put just behind it");
+        assert_eq!(driver([34, 14, 8, 12], true, [0.2, 6.1]), Doubt::None, "feet on the floor");
+        assert_eq!(driver([34, 14, 8, 12], false, [0.2, 7.3]), Doubt::None, "behind it");
+        assert_eq!(driver([34, 14, 8, 26], false, [0.2, 6.1]), Doubt::None, "nothing of the forklift below");
+        assert_eq!(driver([56, 14, 8, 12], false, [0.2, 6.1]), Doubt::None, "beyond its side");
     }
 }

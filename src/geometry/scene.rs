@@ -9,14 +9,14 @@ use super::apart::apart;
 use super::calibration::Calibration;
 use super::camera::{Camera, FloorPlane};
 use super::distance::{Estimate, between, to_line};
-use super::driver::{Seat, seat};
+use super::driver::doubt;
 use super::footprint::{Footprint, Hypothesis, View, locate};
 use super::metric::DepthTie;
 use super::polygon::{Shortest, area, contains, convex_hull, nearest_on_segment, sides};
 use super::sight::{Ray, Sight, patch_ray};
 use super::silhouette::silhouette;
 use super::sizes;
-use super::standing::Standing;
+use super::standing::{Doubt, Standing};
 use super::tracks::{Spot, Tracks, filter::Covariance};
 use super::vector::{dot2, norm2, sub2};
 use super::{Pair, PairEnd, Site};
@@ -31,11 +31,16 @@ struct Room<'a> {
 /// What is found of where a thing stands.
 enum Stand {
     /// See [`Standing`]; and whether only a part of it is seen.
-    There { footprint: Footprint, calibration_m2: Covariance, largest_m: f64, is_bound: bool, whole: bool },
+    There {
+        footprint: Footprint,
+        calibration_m2: Covariance,
+        largest_m: f64,
+        is_bound: bool,
+        whole: bool,
+        doubt: Doubt,
+    },
     /// The picture does not tell.
     Lost,
-    /// It is no thing of its class: one that stood there would be seen elsewhere, or at another size.
-    Unlikely,
 }
 
 /// A class without a known size: the largest extent that a part outside of the picture is thought to have, metres. Across
@@ -93,7 +98,7 @@ impl Room<'_> {
         for (index, thing) in scene.things.iter().enumerate() {
             for part in apart(thing, &self.view(scene, thing, &self.planes[0], None)) {
                 match self.stand(scene, &part, &ties) {
-                    Stand::There { footprint, calibration_m2, largest_m, is_bound, whole } => {
+                    Stand::There { footprint, calibration_m2, largest_m, is_bound, whole, doubt } => {
                         standing.push(Standing {
                             class: thing.class.clone(),
                             index: Some(index),
@@ -102,26 +107,26 @@ impl Room<'_> {
                             cut: if is_bound { part.cut } else { Cut::default() },
                             largest_m,
                             whole,
-                            seated: false,
+                            doubt,
                             track: None,
                             motion: None,
                         });
                     }
                     Stand::Lost => lost.push(&thing.class),
-                    Stand::Unlikely => {}
                 }
             }
         }
         let forklifts: Vec<Standing> =
             standing.iter().filter(|s| s.class.as_str() == "forklift").cloned().collect();
-        standing.retain_mut(|s| {
-            let seat = forklifts.iter().map(|forklift| seat(scene, s, forklift)).max().unwrap_or(Seat::No);
-            s.seated = seat == Seat::Perhaps;
-            seat != Seat::Yes
-        });
+        for s in &mut standing {
+            let most = forklifts.iter().map(|forklift| doubt(scene, s, forklift)).max();
+            s.doubt = s.doubt.max(most.unwrap_or(Doubt::None));
+        }
         // A picture that cannot be believed shows nothing, not even that a thing is gone.
         if scene.trust == Trust::Trusted {
             standing = tracks.follow(scene.captured, standing, looks, |place_m| self.spot(scene, place_m));
+        } else {
+            standing.retain(|s| s.doubt != Doubt::Strong);
         }
         let pairs = self
             .site
@@ -211,11 +216,10 @@ impl Room<'_> {
             let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
             let unlikely = expected.is_some_and(|box_| !Self::is_likely(thing, box_));
             let calibration_m2 = self.calibration_covariance(middle, plane);
-            let found = if unlikely {
-                Stand::Unlikely
-            } else {
-                Stand::There { footprint, calibration_m2, largest_m, is_bound, whole: is_whole }
-            };
+            // One that stood there would be seen elsewhere, or at another size.
+            let doubt = if unlikely { Doubt::Strong } else { Doubt::None };
+            let found =
+                Stand::There { footprint, calibration_m2, largest_m, is_bound, whole: is_whole, doubt };
             let away_m = away_m(middle, plane);
             if away_m <= 0.0 {
                 return found;
@@ -355,7 +359,10 @@ impl Room<'_> {
                         }
                     }
                 }
-                let there = |class: &ClassName| scene.things.iter().any(|t| t.class == *class);
+                let there = |class: &ClassName| {
+                    scene.things.iter().any(|t| t.class == *class)
+                        || standing.iter().any(|s| s.class == *class)
+                };
                 let lost = there(&pair.from) && there(class) && (is_lost(&pair.from) || is_lost(class));
                 lost || may_be_two
             }
@@ -366,7 +373,7 @@ impl Room<'_> {
                 .total_cmp(&b.0.lower_m)
                 .then(a.0.shortest.distance_m.total_cmp(&b.0.shortest.distance_m))
         });
-        let Some((estimate, a, b)) = nearest else {
+        let Some(nearest @ (estimate, a, b)) = nearest else {
             return if lost_any { Reading::Unavailable(Reason::NotLocated) } else { Reading::Absent };
         };
         // How near the unseen part of any cut thing can be.
@@ -383,27 +390,33 @@ impl Room<'_> {
             });
         let floor_m = if may_be_two { Some(0.0) } else { floor_m };
         let kind = floor_m.map_or(DistanceKind::Value, |floor_m| DistanceKind::AtMost { floor_m });
-        let approach = approach(&estimate.shortest, a, *b);
-        Reading::Measured(Distance {
-            nearest_m: estimate.shortest.distance_m,
-            lower_m: estimate.lower_m,
-            upper_m: estimate.upper_m,
-            kind,
-            from_ground: estimate.shortest.from_m,
-            to_ground: estimate.shortest.to_m,
-            from: pair.from.clone(),
-            from_index: a.index,
-            to_index: b.and_then(|b| b.index),
-            from_track: a.track,
-            to_track: b.and_then(|b| b.track),
-            to_edge: match &pair.to {
-                PairEnd::Edge(id) => Some(id.clone()),
-                PairEnd::Class(_) => None,
-            },
-            approach_mps: approach.map(|(speed, _)| speed),
-            approach_sigma_mps: approach.map(|(_, sigma)| sigma),
-            captured: scene.captured,
-        })
+        let distance = |(estimate, a, b): &(Estimate, &Standing, Option<&Standing>)| {
+            let approach = approach(&estimate.shortest, a, *b);
+            Distance {
+                nearest_m: estimate.shortest.distance_m,
+                lower_m: estimate.lower_m,
+                upper_m: estimate.upper_m,
+                kind,
+                from_ground: estimate.shortest.from_m,
+                to_ground: estimate.shortest.to_m,
+                from: pair.from.clone(),
+                from_index: a.index,
+                to_index: b.and_then(|b| b.index),
+                from_track: a.track,
+                to_track: b.and_then(|b| b.track),
+                to_edge: match &pair.to {
+                    PairEnd::Edge(id) => Some(id.clone()),
+                    PairEnd::Class(_) => None,
+                },
+                approach_mps: approach.map(|(speed, _)| speed),
+                approach_sigma_mps: approach.map(|(_, sigma)| sigma),
+                captured: scene.captured,
+                others: vec![],
+            }
+        };
+        let others = found.iter().filter(|other| !std::ptr::eq(*other, nearest));
+        let others = others.map(|other| Distance { kind: DistanceKind::Value, ..distance(other) }).collect();
+        Reading::Measured(Distance { others, ..distance(nearest) })
     }
 }
 

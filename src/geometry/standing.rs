@@ -22,12 +22,24 @@ pub struct Standing {
     pub largest_m: f64,
     /// Whether the footprint is all of it, of the size of its class, and not the part that is seen.
     pub whole: bool,
-    /// Whether it is a person that looks like a forklift's driver: it counts when it is seen again, or was before.
-    pub seated: bool,
+    /// Whether it is one at all.
+    pub doubt: Doubt,
     /// Its identity over time, when it is followed.
     pub track: Option<u64>,
     /// How it moves, once that is known.
     pub motion: Option<Motion>,
+}
+
+/// Whether what stands there is a thing of its class. It counts in any case when a track leads there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// None.
+    None,
+    /// Perhaps a forklift's driver, perhaps somebody behind it: it counts from the second frame on, and in the very first
+    /// one, which nothing precedes.
+    Some,
+    /// A driver, or nothing of that size and place: it counts only for somebody who was followed there.
+    Strong,
 }
 
 /// How a thing moves on the floor.

@@ -7,10 +7,9 @@
 pub mod filter;
 mod heading;
 
+use super::standing::{Doubt, Motion, Standing};
+use super::vector::norm2;
 use crate::clock::Timestamp;
-use crate::types::Cut;
-
-use super::standing::{Motion, Standing};
 use filter::{Covariance, Filter};
 use heading::Belief;
 
@@ -101,7 +100,10 @@ impl Track {
     }
 
     fn predict(&mut self, dt_s: f64) {
-        self.heading.predict(dt_s, self.filter.velocity_mps());
+        // What may be noise says nothing of the heading.
+        let (velocity, covariance) = (self.filter.velocity_mps(), self.filter.velocity_covariance());
+        let sure = norm2(velocity) > 2.0 * covariance[0][0].max(covariance[1][1]).sqrt();
+        self.heading.predict(dt_s, if sure { velocity } else { [0.0; 2] });
         self.filter.predict(dt_s);
     }
 
@@ -111,13 +113,13 @@ impl Track {
             return None;
         }
         let (place_m, covariance) = sighting(standing)?;
-        let surprise = self.filter.surprise(place_m, covariance);
+        let (surprise, spread) = self.filter.surprise(place_m, covariance);
         let unlike = if look.is_empty() || self.look.len() != look.len() {
             0.5
         } else {
             1.0 - dot(look, &self.look).max(0.0)
         };
-        (surprise < GATE).then_some(surprise + UNLIKE * unlike)
+        (surprise < GATE).then_some(surprise + spread + UNLIKE * unlike)
     }
 
     fn motion(&self) -> Option<Motion> {
@@ -138,7 +140,8 @@ impl Track {
         self.sightings = self.sightings.saturating_add(1);
         self.seen = at;
         standing.track = Some(self.id);
-        standing.motion = self.motion();
+        // The middle of what is seen of a thing that slides into the picture moves at half of its speed.
+        standing.motion = self.motion().filter(|_| !standing.cut.any());
         if standing.whole {
             self.put(standing);
         }
@@ -165,20 +168,27 @@ impl Track {
 
     /// Where it must be though it is not seen.
     fn remembered(&self) -> Standing {
-        let mut standing =
-            Standing { index: None, cut: Cut::default(), motion: self.motion(), ..self.last.clone() };
+        let mut standing = Standing {
+            index: None,
+            motion: self.motion().filter(|_| !self.last.cut.any()),
+            ..self.last.clone()
+        };
         self.put(&mut standing);
         standing
     }
 }
 
 impl Tracks {
+    /// Forgets every thing, but gives no id twice.
+    pub fn forget(&mut self) {
+        *self = Self { next: self.next, ..Self::default() };
+    }
+
     /// Takes what stands on the floor in the frame that was captured at `at`, and gives it back with ids, motion and
     /// places that rest on the frames before; behind it come the things that are only remembered. `looks` are the
     /// appearances of the scene's things (length 1, or empty), `spot` says what is seen at a place.
     ///
-    /// Who looks like a driver is left out when seen for the first time, but for the first frame of all, which nothing
-    /// precedes. A frame that is not newer than the newest is given back as it is.
+    /// What is in doubt is left out as [`Doubt`] says. A frame that is not newer than the newest is given back as it is.
     pub fn follow(
         &mut self,
         at: Timestamp,
@@ -220,6 +230,8 @@ impl Tracks {
             let appearance = look(seen).to_vec();
             if let Some(track) = owner.and_then(|t| self.tracks.get_mut(t)) {
                 track.update(seen, &appearance, at);
+            } else if seen.doubt == Doubt::Strong {
+                continue;
             } else if let Some(track) = Track::new(self.next, seen, &appearance, at) {
                 seen.track = Some(self.next);
                 self.next += 1;
@@ -227,18 +239,22 @@ impl Tracks {
             }
         }
 
-        // Who looks like a driver counts from the second sighting on: a real one is seldom taken for a person twice.
         let mut owners = owner.iter();
         standing.retain(|seen| {
             let expected = owners.next().is_some_and(Option::is_some);
-            expected || first || !seen.seated
+            match seen.doubt {
+                Doubt::None => true,
+                Doubt::Some => expected || first,
+                Doubt::Strong => expected,
+            }
         });
         // What has left the picture is gone, and so is what was seen too seldom to be sure of.
         self.tracks.retain(|track| {
             track.seen == at
                 || (track.sightings >= CONFIRMED
                     && seconds(track.seen, at) <= REMEMBERED_S
-                    && spot(track.filter.place_m()) != Spot::Outside)
+                    // Of a thing that the picture's edge cuts, the middle may lie outside all the time.
+                    && (track.last.cut.any() || spot(track.filter.place_m()) != Spot::Outside))
         });
         let missing = self.tracks.iter().filter(|track| {
             let limit_s = if spot(track.filter.place_m()) == Spot::Open { MISSED_S } else { HIDDEN_S };

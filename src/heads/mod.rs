@@ -36,6 +36,9 @@ pub enum HeadError {
         /// What is wrong.
         problem: String,
     },
+    /// The output holds what is no number.
+    #[error("the model's output '{0}' holds a NaN or an infinity")]
+    NotFinite(String),
     /// The output has another shape than the head expects.
     #[error("head '{name}' got {got} values where {expected} were expected")]
     Shape {
@@ -90,6 +93,10 @@ fn dense<'a>(features: &'a Features, name: &str, channels: usize) -> Result<&'a 
     let expected = features.grid.len() * channels;
     if dense.channels != channels || dense.values.len() != expected {
         return Err(HeadError::Shape { name: name.to_owned(), got: dense.values.len(), expected });
+    }
+    // What is no number is in no class, and would look like an empty scene.
+    if dense.values.iter().any(|value| !value.is_finite()) {
+        return Err(HeadError::NotFinite(name.to_owned()));
     }
     Ok(&dense.values)
 }

@@ -288,6 +288,7 @@ mod tests {
             to_index: None,
             from_track: None,
             to_track: None,
+            others: vec![],
             to_edge: None,
             approach_mps: None,
             approach_sigma_mps: None,

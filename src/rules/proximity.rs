@@ -57,28 +57,42 @@ impl Proximity {
         level(distance_m, warning_m, self.settings.leave_alarm_m + more_m)
     }
 
+    /// The nearest decides together with all others of the pair: one that comes fast may be more urgent.
     fn weigh(&self, distance: &Distance, latency: Duration) -> Verdict {
+        let others = distance.others.iter().map(|other| self.weigh_one(other, latency));
+        others.fold(self.weigh_one(distance, latency), |all, one| match (all, one) {
+            (Verdict::Evidence { raise: a, hold: b }, Verdict::Evidence { raise: c, hold: d }) => {
+                Verdict::Evidence { raise: a.max(c), hold: b.max(d) }
+            }
+            // What may be near outside of the picture does not calm what is seen.
+            (Verdict::NoEvidence(_), one @ Verdict::Evidence { raise, .. }) if raise > Level::Safe => one,
+            (all, _) => all,
+        })
+    }
+
+    fn weigh_one(&self, distance: &Distance, latency: Duration) -> Verdict {
         let separation_m = self.settings.separation_m(distance, latency);
         let more_m = separation_m.map_or(0.0, |asked_m| (asked_m - self.settings.alarm_m).max(0.0));
-        let contact = |times: f64| {
+        let contact = |metres: f64, times: f64| {
             let within = self.settings.alarm_contact.filter(|_| is_approaching(distance));
-            let within_s = within.map(|within| times * within.as_secs_f64());
-            let soon =
-                distance.contact_s()[0].zip(within_s).is_some_and(|(soonest, within)| soonest <= within);
+            let soonest_s = distance.fastest_mps().filter(|speed| *speed > 0.0).map(|speed| metres / speed);
+            let soon = soonest_s.zip(within).is_some_and(|(s, within)| s <= times * within.as_secs_f64());
             if soon { Level::TooNear } else { Level::Safe }
         };
-        let raise = self.entered(distance.lower_m, more_m).max(contact(1.0));
-        let hold = self.left(distance.lower_m, more_m).max(contact(LEAVE_CONTACT)).max(raise);
+        let entered = |metres: f64| self.entered(metres, more_m).max(contact(metres, 1.0));
+        let left = |metres: f64| self.left(metres, more_m).max(contact(metres, LEAVE_CONTACT));
+        let raise = entered(distance.lower_m);
+        let hold = left(distance.lower_m).max(raise);
         match distance.kind {
             DistanceKind::Value => Verdict::Evidence { raise, hold },
             DistanceKind::AtMost { floor_m } => {
                 // What lies outside the picture may be nearer than what is seen. The part that is seen may
                 // raise a state, but nothing may be taken for calm that the unseen part could contradict.
-                let unseen = self.entered(floor_m, more_m);
+                let unseen = entered(floor_m);
                 if raise == Level::Safe && unseen > Level::Safe {
                     Verdict::NoEvidence(Reason::CutByPictureEdge)
                 } else {
-                    Verdict::Evidence { raise, hold: hold.max(self.left(floor_m, more_m)) }
+                    Verdict::Evidence { raise, hold: hold.max(left(floor_m)) }
                 }
             }
         }
@@ -160,6 +174,7 @@ mod tests {
             to_index: None,
             from_track: None,
             to_track: None,
+            others: vec![],
             to_edge: None,
             approach_mps: None,
             approach_sigma_mps: None,
@@ -232,6 +247,17 @@ mod tests {
         assert_eq!(judge(6.0, 1.0, 0.2), Verdict::Evidence { raise: Safe, hold: Safe });
         assert_eq!(judge(3.0, 0.3, 0.8), Verdict::Evidence { raise: Safe, hold: Safe }, "perhaps it stands");
         assert_eq!(judge(3.0, -1.3, 0.2), Verdict::Evidence { raise: Safe, hold: Safe });
+    }
+
+    #[test]
+    fn who_is_farther_and_comes_fast_counts_too() {
+        let Reading::Measured(mut away) = measured(3.0, DistanceKind::Value) else { panic!() };
+        away.approach_mps = Some(-2.0);
+        let coming = Distance { lower_m: 4.0, nearest_m: 4.5, approach_mps: Some(3.0), ..away.clone() };
+        away.others = vec![coming];
+        let two_s = Some(Duration::from_secs(2));
+        let verdict = judge_with(None, two_s, Reading::Measured(away));
+        assert_eq!(verdict, Verdict::Evidence { raise: Level::TooNear, hold: Level::TooNear });
     }
 
     #[test]

@@ -98,6 +98,7 @@ mod tests {
             to_index: None,
             from_track: None,
             to_track: None,
+            others: vec![],
             to_edge: None,
             approach_mps,
             approach_sigma_mps: None,

@@ -290,6 +290,9 @@ pub struct Distance {
     pub approach_sigma_mps: Option<f64>,
     /// When the picture was taken.
     pub captured: Timestamp,
+    /// The same of the pair's other things, which are farther away: one that comes fast may be more urgent.
+    #[serde(skip)]
+    pub others: Vec<Distance>,
 }
 
 /// JSON has no word for a number that is none, so it is written as null.

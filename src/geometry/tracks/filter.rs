@@ -138,11 +138,13 @@ impl Filter {
         }
     }
 
-    /// Square of the distance between where it should be and a place that was seen, in standard deviations.
-    pub fn surprise(&self, place_m: [f64; 2], covariance_m2: Covariance) -> f64 {
+    /// Square of the distance between where it should be and a place that was seen, in standard deviations, and the
+    /// logarithm of the determinant of their covariance: their sum is minus twice the logarithm of the likelihood.
+    pub fn surprise(&self, place_m: [f64; 2], covariance_m2: Covariance) -> (f64, f64) {
         let (apart, spread) = self.innovation(place_m, covariance_m2);
-        let Some(inverse) = inverse(spread) else { return f64::INFINITY };
-        (0..2).map(|i| (0..2).map(|j| apart[i] * inverse[i][j] * apart[j]).sum::<f64>()).sum()
+        let Some(inverse) = inverse(spread) else { return (f64::INFINITY, 0.0) };
+        let square = (0..2).map(|i| (0..2).map(|j| apart[i] * inverse[i][j] * apart[j]).sum::<f64>()).sum();
+        (square, (spread[0][0] * spread[1][1] - spread[0][1] * spread[1][0]).ln())
     }
 
     fn innovation(&self, place_m: [f64; 2], covariance_m2: Covariance) -> ([f64; 2], Covariance) {
@@ -195,9 +197,9 @@ mod tests {
     fn one_sighting_says_what_it_said() {
         let filter = Filter::new([3.0, 4.0], R);
         assert_eq!((filter.place_m(), filter.place_covariance_m2()), ([3.0, 4.0], R));
-        assert!(filter.surprise([3.0, 4.0], R) < 1e-12);
+        assert!(filter.surprise([3.0, 4.0], R).0 < 1e-12);
         // Two sigmas of two independent errors of which 0.7 are common: 0.16 / (0.3 * 0.04 * 2).
-        assert!((filter.surprise([3.4, 4.0], R) - 0.16 / 0.024).abs() < 1e-9);
+        assert!((filter.surprise([3.4, 4.0], R).0 - 0.16 / 0.024).abs() < 1e-9);
     }
 
     #[test]
@@ -238,7 +240,7 @@ mod tests {
             for (x, y, sigma, correlation, dt_s) in seen {
                 let r = [[sigma * sigma, correlation * sigma * sigma], [correlation * sigma * sigma, sigma * sigma]];
                 filter.predict(dt_s);
-                prop_assert!(filter.surprise([x, y], r).is_finite());
+                prop_assert!(filter.surprise([x, y], r).0.is_finite());
                 filter.update([x, y], r);
                 for at in [0, 2, 4] {
                     let [[a, b], [_, c]] = filter.part(at);

@@ -84,6 +84,8 @@ impl Belief {
         for (bin, p) in self.directions.iter_mut().enumerate() {
             *p = (0..BINS).map(|from| before[from] * kernel[(BINS + bin - from) % BINS]).sum();
         }
+        let total: f64 = self.directions.iter().sum();
+        self.directions.iter_mut().for_each(|p| *p /= total);
         let [vx, vy] = velocity_mps;
         let along = vy.atan2(vx);
         if speed > LEAST_SPEED_MPS {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::geometry::footprint::{Footprint, Hypothesis};
-use crate::types::ClassName;
+use crate::types::{ClassName, Cut};
 
 const SIGMA_M: f64 = 0.15;
 
@@ -24,7 +24,7 @@ fn person(index: usize, [x, y]: [f64; 2]) -> Standing {
         cut: Cut::default(),
         largest_m: 1.3,
         whole: true,
-        seated: false,
+        doubt: Doubt::None,
         track: None,
         motion: None,
     }
@@ -112,7 +112,7 @@ fn what_comes_late_or_after_a_gap_is_as_it_is() {
 
 #[test]
 fn who_looks_like_a_driver_counts_when_seen_again_or_before() {
-    let seated = || Standing { seated: true, ..person(0, [0.0, 5.0]) };
+    let seated = || Standing { doubt: Doubt::Some, ..person(0, [0.0, 5.0]) };
     let counts = |frames: &[Vec<Standing>]| -> Vec<usize> {
         let mut tracks = Tracks::default();
         let each = frames.iter().enumerate();
@@ -122,6 +122,24 @@ fn who_looks_like_a_driver_counts_when_seen_again_or_before() {
     assert_eq!(counts(&[vec![], vec![seated()], vec![seated()]]), [0, 0, 1], "twice");
     assert_eq!(counts(&[vec![person(0, [0.0, 5.0])], vec![seated()]]), [1, 1], "went there");
     assert_eq!(counts(&[vec![seated()]]), [1], "nothing is known of before");
+    let doubted = || Standing { doubt: Doubt::Strong, ..person(0, [0.0, 5.0]) };
+    assert_eq!(counts(&[vec![doubted()], vec![doubted()], vec![doubted()]]), [0, 0, 0]);
+    assert_eq!(counts(&[vec![person(0, [0.0, 5.0])], vec![doubted()], vec![doubted()]]), [1, 1, 1]);
+}
+
+#[test]
+fn a_hidden_neighbour_does_not_take_who_is_seen() {
+    let mut tracks = Tracks::default();
+    let mut ids = None;
+    for ms in (0..500).step_by(100) {
+        let out = tracks.follow(at(ms), vec![person(0, [0.0, 5.0]), person(1, [1.2, 5.0])], &[], hidden);
+        ids = Some((out[0].track, out[1].track));
+    }
+    // The second is hidden; the first steps aside, to where the second may be by now.
+    for (i, x) in [0.05, 0.15, 0.3, 0.45, 0.6].into_iter().enumerate() {
+        let out = tracks.follow(at(900 + 200 * i as u64), vec![person(0, [x, 5.0])], &[], hidden);
+        assert_eq!((out[0].track, out[1].track), ids.unwrap(), "{x}");
+    }
 }
 
 proptest! {
