@@ -23,7 +23,7 @@ use standoff::types::Batch;
 use super::double::{Picture, SIZE, doubles, fake_plan, heads, pictures, run, samples, with_doubles};
 use super::support::{OwnStore, said};
 
-/// Where `depth` is among the outputs: after `cls` and `segment`.
+/// Where `depth` is among the outputs: after `cls` and `decoder`.
 const DEPTH: usize = 2;
 
 fn settings() -> BackendSettings {

@@ -298,7 +298,7 @@ fn what_is_no_good_is_refused_with_a_reason() {
             ("empty", "does not take the plan: "),
             ("cut", "does not take the plan: "),
             ("batch", "'pixels' of the plan is 2x3x112x196, 4x3x112x196 is needed"),
-            ("head", "the plan has no output 'more'; it has 'cls', 'segment', 'depth', 'surface'"),
+            ("head", "the plan has no output 'more'; it has 'cls', 'decoder', 'depth'"),
             (
                 "mixture",
                 "the plans do not fit together: their inputs or outputs differ in more than the batch",
