@@ -464,7 +464,7 @@ fn is_bound(cut: Cut) -> bool {
 }
 
 /// The part of a thing that is seen, put on the floor: hull of where its lower outline touches floor and of where its
-/// patches lie by the surface head's height; by its mask alone when no head says of a height.
+/// patches lie by the decoder's height; by its mask alone when no head says of a height.
 fn seen_part(thing: &Thing, view: &View, largest_m: f64) -> Option<Footprint> {
     if thing.votes.is_empty() {
         return silhouette(thing, view);

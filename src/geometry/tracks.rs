@@ -188,7 +188,8 @@ impl Tracks {
     /// places that rest on the frames before; behind it come the things that are only remembered. `looks` are the
     /// appearances of the scene's things (length 1, or empty), `spot` says what is seen at a place.
     ///
-    /// What is in doubt is left out as [`Doubt`] says. A frame that is not newer than the newest is given back as it is.
+    /// What is in doubt is left out as [`Doubt`] says. A frame that is not newer than the newest is given back
+    /// as it is, without what is in strong doubt.
     pub fn follow(
         &mut self,
         at: Timestamp,
@@ -197,7 +198,10 @@ impl Tracks {
         spot: impl Fn([f64; 2]) -> Spot,
     ) -> Vec<Standing> {
         let dt_s = match self.newest {
-            Some(newest) if at <= newest => return standing,
+            Some(newest) if at <= newest => {
+                standing.retain(|seen| seen.doubt != Doubt::Strong);
+                return standing;
+            }
             Some(newest) => seconds(newest, at),
             None => 0.0,
         };
