@@ -3,7 +3,7 @@
 //!
 //! A bearing from the camera's foot is the same for a place and for what stands above it, so the mask's sides are right
 //! whatever their height. How far away a seen point is depends on its height: the floor where the thing's lower end
-//! borders on floor, anything up to [`TALLEST_M`] elsewhere. Three outlines, flat, in between and tall, share the
+//! borders on floor, anything up to `TALLEST_M` elsewhere. Three outlines, flat, in between and tall, share the
 //! weight, so that an interval holds what the height leaves open.
 
 use super::footprint::{Footprint, Hypothesis, View};
