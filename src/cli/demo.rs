@@ -70,6 +70,7 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     config.mqtt.host = host.clone();
     config.mqtt.port = port;
     config.state_dir = folder.path.join("state");
+    config.control_socket = folder.path.join("control.sock");
     config.http = None;
     config.audit = None;
     config.proof_test = None;
