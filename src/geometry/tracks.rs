@@ -100,9 +100,11 @@ impl Track {
     }
 
     fn predict(&mut self, dt_s: f64) {
-        // What may be noise says nothing of the heading.
+        // What may be noise says nothing of the heading, nor does the part that is seen of a thing that is cut off: it
+        // grows along the picture's side.
         let (velocity, covariance) = (self.filter.velocity_mps(), self.filter.velocity_covariance());
-        let sure = norm2(velocity) > 2.0 * covariance[0][0].max(covariance[1][1]).sqrt();
+        let sure =
+            !self.last.cut.any() && norm2(velocity) > 2.0 * covariance[0][0].max(covariance[1][1]).sqrt();
         self.heading.predict(dt_s, if sure { velocity } else { [0.0; 2] });
         self.filter.predict(dt_s);
     }
@@ -135,7 +137,12 @@ impl Track {
             self.heading.weigh(&mut standing.footprint.hypotheses);
         }
         if let Some((place_m, covariance)) = sighting(standing) {
-            self.filter.update(place_m, covariance);
+            if standing.whole && !self.last.whole {
+                // Where its part was, and how that moved, says little of where all of it is.
+                self.filter = Filter::new(place_m, covariance);
+            } else {
+                self.filter.update(place_m, covariance);
+            }
         }
         self.sightings = self.sightings.saturating_add(1);
         self.seen = at;

@@ -128,6 +128,36 @@ fn who_looks_like_a_driver_counts_when_seen_again_or_before() {
 }
 
 #[test]
+fn how_the_part_of_a_thing_that_comes_in_moves_says_nothing_of_the_whole() {
+    // Of a forklift that drives along +y into the picture, the part that is seen grows towards +x.
+    let forklift = |middle: [f64; 2], whole: bool, headings: &[f64]| {
+        let mut standing = person(0, middle);
+        standing.class = ClassName::new("forklift").unwrap();
+        standing.whole = whole;
+        standing.cut = Cut { right: !whole, ..Cut::default() };
+        let of = |heading: &f64| Hypothesis {
+            heading_rad: Some(*heading),
+            weight: 1.0 / headings.len() as f64,
+            ..standing.footprint.hypotheses[0].clone()
+        };
+        if whole {
+            standing.footprint.hypotheses = headings.iter().map(of).collect();
+        }
+        standing
+    };
+    let mut tracks = Tracks::default();
+    for ms in (0..2000).step_by(100) {
+        tracks.follow(at(ms), vec![forklift([1.5 * ms as f64 / 1000.0, 8.0], false, &[])], &[], hidden);
+    }
+    let ahead = std::f64::consts::FRAC_PI_2;
+    let seen =
+        tracks.follow(at(2000), vec![forklift([3.6, 8.4], true, &[0.0, ahead])], &[], hidden).remove(0);
+    let [first, second] = &seen.footprint.hypotheses[..] else { panic!("{seen:?}") };
+    assert!((first.weight - second.weight).abs() < 0.1, "either may be: {seen:?}");
+    assert_eq!(seen.middle_m(), [3.6, 8.4], "where all of it was seen, and not between that and its part");
+}
+
+#[test]
 fn a_hidden_neighbour_does_not_take_who_is_seen() {
     let mut tracks = Tracks::default();
     let mut ids = None;
