@@ -13,13 +13,16 @@ use crate::clock::{self, Timestamp};
 use crate::heads::{self, Head, HeadError, closer};
 use crate::heartbeat::Pulse;
 use crate::slot::{Batching, Slots};
-use crate::types::{Batch, CameraId, ClassName, Features, Reason, Seen};
+use crate::types::{Batch, CameraId, ClassName, Features, Part, Reason, Scene, Seen};
 
 /// How long the thread waits for a frame before it looks whether it should stop.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a failing backend is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Closer looks at the frame, and at what these leave open.
+const ROUNDS: usize = 2;
 
 /// Takes closer looks at what is small in the pictures: parts of them go through the backbone again, larger.
 pub struct Closer {
@@ -51,29 +54,47 @@ impl Closer {
         if most == 0 {
             return Ok(());
         }
-        let mut wanted = vec![];
-        for (owner, features) in features.iter().enumerate() {
-            let mut scene = heads::empty_scene(features);
-            // A head that fails does so in the analysis too, which says so.
-            if self.scouts.iter_mut().try_for_each(|head| head.apply(features, &mut scene)).is_err() {
-                continue;
+        // What is suspected in a closer look is looked at once more, closer still: half hidden persons.
+        let mut looked: Vec<Vec<Part>> = vec![vec![]; features.len()];
+        for _ in 0..ROUNDS {
+            let mut wanted = vec![];
+            for (owner, features) in features.iter().enumerate() {
+                let left = most - looked[owner].len();
+                let Some(scene) = self.scout(features).filter(|_| left > 0) else { continue };
+                let parts = closer::parts(&scene, &looked[owner], left).into_iter();
+                wanted.extend(parts.filter_map(|part| Some((owner, part, features.frame.part(part)?))));
             }
-            let parts = closer::parts(&scene, most).into_iter();
-            wanted.extend(parts.filter_map(|part| Some((owner, part, features.frame.part(part)?))));
-        }
-        for wanted in wanted.chunks(backend.spec().max_batch.max(1)) {
-            let frames = wanted.iter().map(|(_, _, frame)| frame.clone()).collect();
-            let seen = backend.infer(&Batch { frames })?;
-            for ((owner, part, _), mut seen) in wanted.iter().zip(seen) {
-                let whole = &mut features[*owner];
-                seen.transform = seen.transform.within(*part, [whole.frame.width, whole.frame.height]);
-                seen.layers.clear();
-                whole.times.preprocess += seen.times.preprocess;
-                whole.times.backbone += seen.times.backbone;
-                whole.closer.push(seen);
+            if wanted.is_empty() {
+                break;
+            }
+            for wanted in wanted.chunks(backend.spec().max_batch.max(1)) {
+                let frames = wanted.iter().map(|(_, _, frame)| frame.clone()).collect();
+                let seen = backend.infer(&Batch { frames })?;
+                for ((owner, part, _), mut seen) in wanted.iter().zip(seen) {
+                    let whole = &mut features[*owner];
+                    seen.transform = seen.transform.within(*part, [whole.frame.width, whole.frame.height]);
+                    seen.layers.clear();
+                    whole.times.preprocess += seen.times.preprocess;
+                    whole.times.backbone += seen.times.backbone;
+                    whole.closer.push(seen);
+                    looked[*owner].push(*part);
+                }
             }
         }
         Ok(())
+    }
+
+    /// What may be in a frame: in all of it, or, once there are closer looks, in these. `None` when a head fails, which
+    /// does so in the analysis too and is said there.
+    fn scout(&mut self, features: &Features) -> Option<Scene> {
+        let mut scene = heads::empty_scene(features);
+        let seen = if features.closer.is_empty() { std::slice::from_ref(features) } else { &features.closer };
+        for features in seen {
+            let mut part = heads::empty_scene(features);
+            self.scouts.iter_mut().try_for_each(|head| head.apply(features, &mut part)).ok()?;
+            scene.things.append(&mut part.things);
+        }
+        Some(scene)
     }
 }
 

@@ -100,6 +100,13 @@ impl Part {
         }
         out
     }
+
+    /// Frames and crops under another light or with something in front of a thing.
+    fn under_other_conditions(&self, grid: Grid) -> Vec<View> {
+        let mut random = Random(7);
+        let of = |(i, labels)| view::under_other_conditions(i, labels, grid, &mut random);
+        self.labels.iter().enumerate().flat_map(of).collect()
+    }
 }
 
 fn part(dir: &Path) -> anyhow::Result<Part> {
@@ -214,7 +221,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     Some((&straight, train.whole(grid, false))),
                     mirrored.as_ref().map(|tokens| (tokens, train.whole(grid, true))),
                 ];
-                let sets: Vec<_> = whole.into_iter().flatten().chain([(&crop_tokens, crops)]).collect();
+                let others = train.under_other_conditions(grid);
+                let other_tokens = extract(args, &mut *backend, &train, "train-others", &others)?;
+                let more = [(&other_tokens, others), (&crop_tokens, crops)];
+                let sets: Vec<_> = whole.into_iter().flatten().chain(more).collect();
                 let val_crops = val.crops(grid, None);
                 let val_crop_tokens = extract(args, &mut *backend, &val, "val-crops", &val_crops)?;
                 let val_sets = [(&val_tokens, val.whole(grid, false)), (&val_crop_tokens, val_crops)];

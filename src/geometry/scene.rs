@@ -97,7 +97,7 @@ impl Room<'_> {
         let mut lost: Vec<&ClassName> = Vec::new();
         for (index, thing) in scene.things.iter().enumerate() {
             for part in apart(thing, &self.view(scene, thing, &self.planes[0], None)) {
-                match self.stand(scene, &part, &ties) {
+                match self.stand(scene, index, &part, &ties) {
                     Stand::There { footprint, calibration_m2, largest_m, is_bound, whole, doubt } => {
                         standing.push(Standing {
                             class: thing.class.clone(),
@@ -192,7 +192,10 @@ impl Room<'_> {
         }
     }
 
-    fn stand(&self, scene: &Scene, thing: &Thing, ties: &[Option<DepthTie>]) -> Stand {
+    /// Where a part of the thing with this index stands.
+    fn stand(&self, scene: &Scene, index: usize, thing: &Thing, ties: &[Option<DepthTie>]) -> Stand {
+        let others: Vec<&Thing> =
+            scene.things.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, t)| t).collect();
         let size = sizes::of(&thing.class);
         let largest_m = size.map_or(UNKNOWN_LARGEST_M, |(_, largest_m)| largest_m);
         // Outside of every area it stands on something all the same: left out, it would be near and not seen.
@@ -214,7 +217,7 @@ impl Room<'_> {
             let footprint = whole.or_else(|| seen_part(thing, &view, largest_m));
             let Some(footprint) = footprint else { continue };
             let Some(middle) = footprint.hypotheses.first().map(|h| h.middle_m) else { continue };
-            let unlikely = expected.is_some_and(|box_| !Self::is_likely(thing, box_));
+            let unlikely = expected.is_some_and(|box_| !Self::is_likely(thing, box_, &others));
             let calibration_m2 = self.calibration_covariance(middle, plane);
             // One that stood there would be seen elsewhere, or at another size.
             let doubt = if unlikely { Doubt::Strong } else { Doubt::None };
@@ -252,8 +255,9 @@ impl Room<'_> {
         (low[0] < high[0]).then_some([low, high])
     }
 
-    /// Whether the mask of a thing is about where a thing of its class would be seen.
-    fn is_likely(thing: &Thing, [low, high]: [[f64; 2]; 2]) -> bool {
+    /// Whether the mask of a thing is about where a thing of its class would be seen. What others hide of it cannot be in
+    /// the mask.
+    fn is_likely(thing: &Thing, [low, high]: [[f64; 2]; 2], others: &[&Thing]) -> bool {
         // What lies outside of the input cannot be in the mask.
         let input = [thing.transform.input_width, thing.transform.input_height].map(f64::from);
         let (low, high) = ([0, 1].map(|i| low[i].max(0.0)), [0, 1].map(|i| high[i].min(input[i])));
@@ -263,7 +267,19 @@ impl Room<'_> {
         let side = |i: usize, a: f64, b: f64| (last[i].min(b) - first[i].max(a)).max(0.0);
         let both = side(0, low[0], high[0]) * side(1, low[1], high[1]);
         let area = |low: [f64; 2], high: [f64; 2]| (high[0] - low[0]).max(0.0) * (high[1] - low[1]).max(0.0);
-        both >= LEAST_LIKENESS * (area(low, high) + area(first, last) - both)
+        let either = area(low, high) + area(first, last) - both;
+        if both >= LEAST_LIKENESS * either {
+            return true;
+        }
+        let cells = |from: f64, to: f64| (from / cell).floor() as usize..(to / cell).ceil().max(0.0) as usize;
+        let hidden = cells(low[1], high[1]).flat_map(|row| cells(low[0], high[0]).map(move |col| [col, row]));
+        let hidden = hidden.filter(|at| {
+            let middle = at.map(|k| (k as f64 + 0.5) * cell);
+            let within = (0..2).all(|i| first[i] <= middle[i] && middle[i] < last[i]);
+            let pixel = thing.transform.source_from_input(middle);
+            !within && others.iter().any(|other| other.shows(pixel))
+        });
+        both >= LEAST_LIKENESS * (either - hidden.count() as f64 * cell * cell)
     }
 
     /// Whether so little of a thing's expected box lies beyond the picture's sides that it is not cut off there,
@@ -869,6 +885,27 @@ pub(super) mod tests {
         let by_calibration = (open.powi(2) - sure.powi(2)).sqrt() / 1.96;
         // Their middles are 4.8 m apart; each alone is 0.9 m off, farther away, which would make 1.3 m.
         assert!((by_calibration - 0.48).abs() < 0.1, "{by_calibration}");
+    }
+
+    #[test]
+    fn who_is_hidden_but_for_the_head_is_likely_behind_what_hides_and_nowhere_else() {
+        let seen = |class: &str, [left, top, width, height]: [usize; 4]| Thing {
+            class: ClassName::new(class).unwrap(),
+            score: 0.9,
+            mask: Mask { cell_px: CELL, left, top, width, height, cells: vec![true; width * height] },
+            meets_floor: vec![false; width],
+            votes: vec![],
+            transform: transform(),
+            cut: Cut::default(),
+        };
+        let head = seen("person", [10, 10, 4, 4]);
+        // All of the person would be 24 cells high: a sixth is seen.
+        let all = [[35.0, 35.0], [49.0, 119.0]];
+        assert!(!Room::is_likely(&head, all, &[]));
+        assert!(!Room::is_likely(&head, all, &[&seen("forklift", [40, 14, 20, 20])]), "beside");
+        assert!(Room::is_likely(&head, all, &[&seen("forklift", [5, 14, 20, 20])]));
+        // What is in front does not make likely what is seen elsewhere.
+        assert!(!Room::is_likely(&seen("person", [40, 2, 4, 4]), all, &[&seen("forklift", [5, 14, 20, 20])]));
     }
 
     #[test]

@@ -73,6 +73,13 @@ impl PixelTransform {
         }
     }
 
+    /// Whether the input shows a part of the source picture only: it is that of a closer look.
+    pub fn is_part(&self) -> bool {
+        let beyond = |source: u32, scale: f64, input: u32| f64::from(source) * scale > f64::from(input) + 1.0;
+        beyond(self.source_width, self.scale_x, self.input_width)
+            || beyond(self.source_height, self.scale_y, self.input_height)
+    }
+
     /// A point of the source picture in the backbone's input.
     pub fn input_from_source(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         [self.scale_x * x + self.offset_x, self.scale_y * y + self.offset_y]

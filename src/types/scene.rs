@@ -76,6 +76,17 @@ pub struct Thing {
     pub cut: Cut,
 }
 
+impl Thing {
+    /// Whether it is what a point of the picture shows, by its mask.
+    pub fn shows(&self, [x, y]: [f64; 2]) -> bool {
+        let mask = &self.mask;
+        let [x, y] = self.transform.input_from_source([x, y]).map(|v| (v / mask.cell_px).floor());
+        let (col, row) = (x - mask.left as f64, y - mask.top as f64);
+        let inside = (0.0..mask.width as f64).contains(&col) && (0.0..mask.height as f64).contains(&row);
+        inside && mask.cells[row as usize * mask.width + col as usize]
+    }
+}
+
 /// What the decoder says of one patch of a thing, each with the mean absolute error that is to be expected. "Along" is
 /// the horizontal direction of the ray through the patch's centre, away from the camera; "aside" is 90 degrees to its
 /// left, seen from above.

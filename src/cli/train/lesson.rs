@@ -282,8 +282,8 @@ mod tests {
         let [height, behind, aside, ahead] = straight.surface.unwrap();
         assert!(close(&mirrored.surface.unwrap(), &[height, behind, -aside, ahead]));
         // Twice as large, from (126, 70): the same patch's middle, pixel (231, 133), becomes (210, 126).
-        let crop =
-            View { origin: [126, 70], ..crate::cli::train::view::crops(0, &labels, GRID, None).remove(0) };
+        let mut crop = crate::cli::train::view::crops(0, &labels, GRID, None).remove(0);
+        crop.origin = [126, 70];
         let zoom = crop.transform.scale_x;
         let [x, y] = crop.input_from_picture([231.0, 133.0]);
         let patch = (y / 14.0) as usize * 28 + (x / 14.0) as usize;
